@@ -1,0 +1,128 @@
+//! Commands: accepted requests, as the api stores them and the scheduler decides them.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use windlass_domain::{
+    Timestamp,
+    approval::Approval,
+    ids::{ArtifactId, CommandId, DeploymentId},
+    release::{ReleaseKind, RollbackMode},
+};
+
+/// A stored command. Its id makes it idempotent: the scheduler decides each id once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    pub id: CommandId,
+    pub project: String,
+    pub environment: Option<String>,
+    pub deployment: Option<DeploymentId>,
+    /// `person:<name>` or `hook:<source>`.
+    pub actor: String,
+    pub verb: Verb,
+    pub created_at: Timestamp,
+    pub trace: Option<String>,
+}
+
+/// What is asked. Stored as `commands.payload`; `commands.verb` is the tag.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Verb {
+    /// New deployment of an artifact with the environment's flow. The deployment's id is chosen by the api.
+    Request(Box<Request>),
+    /// A signed decision, approve or reject.
+    Decide {
+        approval: Approval,
+    },
+    Cancel {
+        reason: String,
+    },
+    Pause {
+        reason: String,
+    },
+    Resume,
+    /// A person looked at the wave that waits for it.
+    Confirm {
+        wave: u32,
+    },
+    /// New attempt of the failed hosts (or these of them), at the step that failed.
+    Retry {
+        #[serde(default)]
+        hosts: Vec<String>,
+    },
+    /// New attempt of the failed hosts, after the step that failed.
+    Skip {
+        #[serde(default)]
+        hosts: Vec<String>,
+    },
+    /// Go on as if the failed hosts were well.
+    Ignore {
+        #[serde(default)]
+        hosts: Vec<String>,
+        reason: String,
+    },
+    /// These hosts take no further part.
+    Exclude {
+        hosts: Vec<String>,
+        reason: String,
+    },
+    Abort {
+        reason: String,
+    },
+    /// Go back to last known good, by a new deployment.
+    Rollback {
+        mode: RollbackMode,
+        reason: String,
+        rollback: DeploymentId,
+    },
+    /// A person answers for unknown hosts.
+    Override {
+        hosts: Vec<String>,
+        reason: String,
+    },
+}
+
+impl Verb {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verb::Request(_) => "request",
+            Verb::Decide { .. } => "decide",
+            Verb::Cancel { .. } => "cancel",
+            Verb::Pause { .. } => "pause",
+            Verb::Resume => "resume",
+            Verb::Confirm { .. } => "confirm",
+            Verb::Retry { .. } => "retry",
+            Verb::Skip { .. } => "skip",
+            Verb::Ignore { .. } => "ignore",
+            Verb::Exclude { .. } => "exclude",
+            Verb::Abort { .. } => "abort",
+            Verb::Rollback { .. } => "rollback",
+            Verb::Override { .. } => "override",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    pub deployment: DeploymentId,
+    pub environment: String,
+    pub artifact: ArtifactId,
+    pub kind: ReleaseKind,
+    pub inputs: BTreeMap<String, serde_json::Value>,
+    /// Hosts to release to; empty means all of the environment.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Not before this time.
+    pub not_before: Option<Timestamp>,
+    pub note: String,
+}
+
+/// The scheduler's answer. `code` is stable and documented: `ok`, `not_found`, `wrong_state`, `plan_changed`,
+/// `own_request`, `already_decided`, `not_asked`, `invalid`, `nothing_to_do`, `no_last_known_good`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandOutcome {
+    pub accepted: bool,
+    pub code: String,
+    pub detail: String,
+    pub deployment: Option<DeploymentId>,
+    pub decided_at: Timestamp,
+}

@@ -1,0 +1,1 @@
+//! Expressions: CEL inside `${{ }}` and `if:`, total and without side effects.

@@ -1,0 +1,109 @@
+//! Plans: the full computed preview of a deployment, and its digest. Approving, running and auditing all name that digest.
+//!
+//! `digest = sha256("windlass-plan-v1\n" + body_digest + "\n" + root)`, where `body_digest` is the SHA-256 of the plan's
+//! canonical JSON and `root` the RFC 6962 Merkle root over the canonical JSON of every [`TaskSpec`](crate::task::TaskSpec)
+//! (rollouts in plan order, hosts in wave order). An agent that holds the approved digest can so check with a short proof
+//! that the task it is offered is one a person approved, without seeing the whole plan.
+
+mod build;
+
+pub use build::{BuildInput, PlanError, build};
+
+use crate::{
+    approval::ApprovalRule,
+    flow::{Confirm, OnFailure},
+    ids::ReleaseId,
+    release::{ReleaseKind, RollbackMode},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub project: String,
+    pub environment: String,
+    pub release: ReleaseId,
+    pub kind: ReleaseKind,
+    pub rollback: Option<RollbackMode>,
+    pub artifact: PlanArtifact,
+    pub flow: String,
+    pub flow_revision: u64,
+    pub inputs: BTreeMap<String, serde_json::Value>,
+    pub on_failure: OnFailure,
+    /// Every rule must be met by itself.
+    pub approvals: Vec<ApprovalRule>,
+    pub hosts: Vec<PlanHost>,
+    pub steps: Vec<PlanStep>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanArtifact {
+    pub version: String,
+    pub url: String,
+    pub digest: String,
+    pub size: Option<u64>,
+    /// Directory name under `<root>/releases`.
+    pub dir: String,
+    /// When it was built, for `max_age` checks.
+    pub built_at: crate::Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanHost {
+    pub name: String,
+    pub address: String,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanStep {
+    pub id: String,
+    pub needs: Vec<String>,
+    /// Its condition was false.
+    pub skipped: bool,
+    pub kind: PlanStepKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum PlanStepKind {
+    Central { action: String, with: serde_json::Map<String, serde_json::Value>, timeout_s: u32 },
+    Rollout(PlanRollout),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanRollout {
+    /// Indices into `hosts`, wave by wave; the first wave is the canary.
+    pub waves: Vec<Vec<u32>>,
+    pub confirm: Confirm,
+    pub bake_s: u32,
+    /// Hosts that may fail, in all.
+    pub max_failures: u32,
+    /// 0: the whole wave.
+    pub parallel: u32,
+    /// Steps resolved but for expressions that read `host`, which stay as text and are resolved per host by
+    /// [`Plan::task_spec`].
+    pub steps: Vec<crate::task::TaskStep>,
+}
+
+/// The digest with the two parts it is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanDigest {
+    /// `sha256:<hex>`.
+    pub digest: String,
+    /// Hex.
+    pub body: String,
+    /// Hex.
+    pub root: String,
+    /// Number of task specs.
+    pub leaves: u64,
+}
+
+/// Proof that a task spec belongs to a plan digest; travels with OFFER.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecProof {
+    pub digest: PlanDigest,
+    pub index: u64,
+    /// Sibling hashes, hex, leaf upwards.
+    pub path: Vec<String>,
+}

@@ -1,0 +1,41 @@
+//! Releases: a versioned decision to ship an artifact with a flow revision and input values, all frozen.
+
+use crate::{
+    Timestamp,
+    flow::Flow,
+    ids::{ArtifactId, ReleaseId},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RollbackMode {
+    /// Drain, switch, test, return: the flow's `rollback.normal`.
+    Normal,
+    /// Switch and restart only: the flow's `rollback.emergency`.
+    Emergency,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseKind {
+    Normal,
+    Hotfix,
+    Rollback,
+}
+
+/// Immutable once stored. `flow` is the compiled copy: editing the flow later never changes this release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    pub id: ReleaseId,
+    pub project: String,
+    pub version: String,
+    pub kind: ReleaseKind,
+    pub artifact: ArtifactId,
+    pub flow_revision: u64,
+    pub flow: Flow,
+    pub inputs: BTreeMap<String, serde_json::Value>,
+    pub created_at: Timestamp,
+    pub created_by: String,
+}

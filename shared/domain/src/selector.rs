@@ -1,0 +1,1 @@
+//! Selectors: label expressions that pick hosts.

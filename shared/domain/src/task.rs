@@ -1,0 +1,328 @@
+//! Tasks: an ordered list of host-local steps for one host, one attempt, and the state machine of its dispatch
+//! (OFFER, ACCEPT, GRANT, start). The invariants it serves are written in ARCHITECTURE.md.
+
+use crate::{
+    Timestamp,
+    ids::{AgentId, TaskId},
+    work::Outcome,
+};
+use serde::{Deserialize, Serialize};
+
+/// What an agent is asked to run. Its canonical JSON is hashed to `spec_digest`, a leaf of the plan's Merkle tree, so an
+/// approval of the plan is an approval of exactly this text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    pub project: String,
+    pub environment: String,
+    pub version: String,
+    /// Name of the host as catalogued.
+    pub host: String,
+    /// Id of the rollout step.
+    pub step: String,
+    pub segment: u32,
+    pub steps: Vec<TaskStep>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskStep {
+    pub id: String,
+    /// `artifact.fetch`, `artifact.verify`, `release.switch`, `service.restart`, `script`, `file.put`, `http.check`.
+    pub action: String,
+    /// Parameters, fully resolved.
+    pub with: serde_json::Map<String, serde_json::Value>,
+    /// Clean-up: runs even when an earlier step of the task failed or the task is being cancelled.
+    #[serde(default)]
+    pub always: bool,
+    /// Seconds; the step is stopped and failed when it takes longer.
+    pub timeout_s: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    Pending,
+    Offered,
+    Granted,
+    Succeeded,
+    Failed,
+    Cancelled,
+    NotStarted,
+    Unknown,
+    /// An unknown that a person took responsibility for.
+    Overridden,
+}
+
+impl TaskState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TaskState::Pending => "pending",
+            TaskState::Offered => "offered",
+            TaskState::Granted => "granted",
+            TaskState::Succeeded => "succeeded",
+            TaskState::Failed => "failed",
+            TaskState::Cancelled => "cancelled",
+            TaskState::NotStarted => "not_started",
+            TaskState::Unknown => "unknown",
+            TaskState::Overridden => "overridden",
+        }
+    }
+    /// Nothing can change it any more.
+    pub fn is_final(self) -> bool {
+        use TaskState::*;
+        matches!(self, Succeeded | Failed | Cancelled | NotStarted | Overridden)
+    }
+    /// The work it belongs to need not wait for it.
+    pub fn is_settled(self) -> bool {
+        self.is_final() || self == TaskState::Unknown
+    }
+}
+
+/// How a step on a host came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepOutcome {
+    Succeeded,
+    Failed,
+    TimedOut,
+    Cancelled,
+    /// Not reached, or before `start_at`.
+    Skipped,
+}
+
+/// One step as the agent reported it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    pub index: u32,
+    pub outcome: StepOutcome,
+    pub exit_code: Option<i32>,
+    pub started_at: Timestamp,
+    pub ended_at: Timestamp,
+    /// For people; empty when it succeeded.
+    #[serde(default)]
+    pub message: String,
+    /// Processes of the step that were still alive when it ended.
+    #[serde(default)]
+    pub left_processes: u32,
+}
+
+/// The final word of a runner about a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskReport {
+    pub outcome: ReportedOutcome,
+    pub steps: Vec<StepReport>,
+    /// Bytes the steps wrote, all of them, kept or not.
+    pub log_bytes: u64,
+    /// Bytes cut from the middle of the log by the cap.
+    pub log_dropped: u64,
+    /// Number of log frames; the receiver is missing some if it has fewer.
+    pub log_frames: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportedOutcome {
+    Succeeded,
+    Failed,
+    /// Stopped on request, after the process tree was reaped.
+    Cancelled,
+    /// Fenced before anything started: proof that it never ran.
+    Fenced,
+    /// Intent is journaled but no exit: the machine restarted or the runner was killed. Nobody knows.
+    Interrupted,
+}
+
+/// A task with its dispatch state, as stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    pub id: TaskId,
+    pub host: String,
+    pub agent: Option<AgentId>,
+    pub attempt: u32,
+    pub start_at: u32,
+    pub state: TaskState,
+    /// Set by GRANT, with the agent instance it was granted to.
+    pub granted: Option<Grant>,
+    pub report: Option<TaskReport>,
+    /// Steps reported before the task ended.
+    #[serde(default)]
+    pub steps: Vec<StepReport>,
+    /// Why it is what it is, for people.
+    #[serde(default)]
+    pub reason: Option<String>,
+    pub offered_at: Option<Timestamp>,
+    pub granted_at: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
+    pub settled_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The agent's 128-bit random of its ACCEPT, hex.
+    pub nonce: String,
+    /// Random id made when the agent's journal was created.
+    pub instance: String,
+}
+
+/// What can happen to a task. Everything an agent says carries the instance that says it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TaskInput {
+    Offer,
+    Accepted(Grant),
+    Started {
+        instance: String,
+    },
+    Step {
+        instance: String,
+        report: StepReport,
+    },
+    Reported {
+        instance: String,
+        report: TaskReport,
+    },
+    /// Withdraw: abort, failure budget, or nobody answered the offer.
+    Withdraw {
+        reason: String,
+    },
+    /// The agent has been silent too long, or another instance answers for the host.
+    Silent {
+        reason: String,
+    },
+    Override {
+        by: String,
+        reason: String,
+    },
+}
+
+/// Why an input changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the task is already settled")]
+    Settled,
+    #[error("another agent instance holds the grant")]
+    OtherInstance,
+    #[error("the input does not fit the task's state")]
+    Unfitting,
+    #[error("the same was recorded before")]
+    Duplicate,
+}
+
+impl Task {
+    /// The one transition function of dispatch. `Ok` is the state to store; `Err` says why nothing changes.
+    pub fn apply(&self, input: TaskInput, now: Timestamp) -> Result<Task, Refusal> {
+        use TaskState::*;
+        let mut t = self.clone();
+        if self.state.is_final() {
+            return Err(Refusal::Settled);
+        }
+        let granted_to = |instance: &str| self.granted.as_ref().is_some_and(|g| g.instance == instance);
+        match (self.state, input) {
+            (Pending, TaskInput::Offer) => {
+                t.state = Offered;
+                t.offered_at = Some(now);
+            }
+            (Offered, TaskInput::Accepted(grant)) => {
+                t.state = Granted;
+                t.granted_at = Some(now);
+                t.granted = Some(grant);
+            }
+            // After its restart the same instance accepts again with a new nonce; another instance never gets the grant.
+            (Granted, TaskInput::Accepted(grant)) if granted_to(&grant.instance) => {
+                if self.granted.as_ref() == Some(&grant) {
+                    return Err(Refusal::Duplicate);
+                }
+                t.granted = Some(grant);
+            }
+            (Granted | Unknown, TaskInput::Accepted(_)) => return Err(Refusal::OtherInstance),
+            (Granted, TaskInput::Started { instance }) if granted_to(&instance) => {
+                if t.started_at.is_some() {
+                    return Err(Refusal::Duplicate);
+                }
+                t.started_at = Some(now);
+            }
+            (Granted | Unknown, TaskInput::Step { instance, report }) if granted_to(&instance) => {
+                if t.steps.iter().any(|s| s.index == report.index) {
+                    return Err(Refusal::Duplicate);
+                }
+                t.steps.push(report);
+            }
+            // An offer that was fenced, or refused, never ran: no grant was ever made.
+            (Offered, TaskInput::Reported { report, .. }) if report.outcome == ReportedOutcome::Fenced => {
+                t.settle(NotStarted, Some("fenced before it was granted".into()), now);
+            }
+            (Granted | Unknown, TaskInput::Reported { instance, report }) if granted_to(&instance) => {
+                let (state, reason) = match report.outcome {
+                    ReportedOutcome::Succeeded => (Succeeded, None),
+                    ReportedOutcome::Failed => (Failed, report.first_failure()),
+                    ReportedOutcome::Cancelled => (Cancelled, Some("stopped on request".into())),
+                    ReportedOutcome::Fenced => (NotStarted, Some("fenced before it started".into())),
+                    ReportedOutcome::Interrupted => {
+                        (Unknown, Some("the host restarted or the runner was killed in mid-run".into()))
+                    }
+                };
+                if state == Unknown && self.state == Unknown && self.report.is_some() {
+                    return Err(Refusal::Duplicate);
+                }
+                if !report.steps.is_empty() {
+                    t.steps.clone_from(&report.steps);
+                }
+                t.report = Some(report);
+                t.settle(state, reason, now);
+            }
+            (Granted | Unknown, TaskInput::Started { .. } | TaskInput::Step { .. } | TaskInput::Reported { .. }) => {
+                return Err(Refusal::OtherInstance);
+            }
+            (Pending | Offered, TaskInput::Withdraw { reason }) => t.settle(NotStarted, Some(reason), now),
+            (Granted, TaskInput::Silent { reason }) => t.settle(Unknown, Some(reason), now),
+            (Unknown, TaskInput::Silent { .. }) => return Err(Refusal::Duplicate),
+            (Unknown, TaskInput::Override { by, reason }) => {
+                t.settle(Overridden, Some(format!("overridden by {by}: {reason}")), now);
+            }
+            _ => return Err(Refusal::Unfitting),
+        }
+        Ok(t)
+    }
+
+    fn settle(&mut self, state: TaskState, reason: Option<String>, now: Timestamp) {
+        self.state = state;
+        self.reason = reason;
+        self.settled_at = Some(now);
+    }
+
+    /// The attempt after this one may start only if this holds (invariant I7).
+    pub fn allows_next_attempt(&self) -> bool {
+        matches!(self.state, TaskState::NotStarted | TaskState::Failed | TaskState::Cancelled | TaskState::Overridden)
+    }
+
+    /// The wave outcome of a settled task; `None` while it may still start or run.
+    pub fn outcome(&self) -> Option<Outcome> {
+        Some(match self.state {
+            TaskState::Pending | TaskState::Offered | TaskState::Granted => return None,
+            TaskState::Succeeded => Outcome::Succeeded,
+            TaskState::Failed => Outcome::Failed,
+            TaskState::Cancelled => Outcome::Cancelled,
+            TaskState::NotStarted => Outcome::NotStarted,
+            TaskState::Unknown => Outcome::Unknown,
+            // A person said: treat it as failed; what it did is not known.
+            TaskState::Overridden => Outcome::Failed,
+        })
+    }
+
+    /// Index of the first step that did not succeed, where the agent reported one.
+    pub fn failed_step(&self) -> Option<u32> {
+        self.steps
+            .iter()
+            .filter(|s| !matches!(s.outcome, StepOutcome::Succeeded | StepOutcome::Skipped))
+            .map(|s| s.index)
+            .min()
+    }
+}
+
+impl TaskReport {
+    fn first_failure(&self) -> Option<String> {
+        self.steps
+            .iter()
+            .find(|s| !matches!(s.outcome, StepOutcome::Succeeded | StepOutcome::Skipped))
+            .map(|s| s.message.clone())
+            .filter(|m| !m.is_empty())
+    }
+}
