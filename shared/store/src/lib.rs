@@ -1,1 +1,63 @@
-//! placeholder
+//! The database: the one place that decides. One file an aggregate; `db` alone knows that there are two databases.
+
+mod db;
+pub mod events;
+pub mod leases;
+mod value;
+mod writer;
+
+pub use db::{Dialect, Sql, Store, Tx, sql};
+pub use value::Value;
+
+/// What can go wrong with the store. `Display` leaves the cause to `source`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the database refused a statement")]
+    Database(#[source] sqlx::Error),
+    #[error("the write transaction of a group could not be committed")]
+    GroupCommit(#[source] std::sync::Arc<sqlx::Error>),
+    #[error("the database's schema could not be brought up to date")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    #[error("`{0}` is not a database URL: use sqlite:///path/to/file.db or postgres://user:password@host/database")]
+    Url(String),
+    #[error("a stored document of `{what}` cannot be read")]
+    Decode { what: &'static str, source: serde_json::Error },
+    #[error("a value could not be written as JSON")]
+    Encode(#[source] serde_json::Error),
+    #[error("a value in column `{0}` is not one this version knows")]
+    Unknown(&'static str),
+    /// Somebody else changed the row since it was read: load it again and decide again.
+    #[error("the row was changed by somebody else")]
+    Conflict,
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl Error {
+    /// A UNIQUE constraint said no.
+    pub fn is_unique_violation(&self) -> bool {
+        matches!(self, Error::Database(sqlx::Error::Database(e)) if e.is_unique_violation())
+    }
+
+    /// The same transaction may succeed when run again: version conflicts, serialization failures, deadlocks, a busy file.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Error::Conflict => true,
+            Error::Database(sqlx::Error::Database(e)) => {
+                e.code().is_some_and(|c| ["40001", "40P01", "5", "6", "517"].contains(&c.as_ref()))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(e: sqlx::Error) -> Self {
+        Error::Database(e)
+    }
+}
+
+/// Reads a stored JSON document as its domain type.
+pub fn decode<T: serde::de::DeserializeOwned>(what: &'static str, doc: serde_json::Value) -> Result<T, Error> {
+    serde_json::from_value(doc).map_err(|source| Error::Decode { what, source })
+}
