@@ -1,0 +1,492 @@
+//! One typed `Settings` for every service: defaults in code, then `windlass.toml`, then the environment.
+
+use config::{Config, Environment, File, FileFormat};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Variables of the form `WINDLASS__SECTION__KEY` override the file.
+const ENV_PREFIX: &str = "WINDLASS";
+/// Names the settings file when `--config` does not.
+pub const CONFIG_VARIABLE: &str = "WINDLASS_CONFIG";
+const FILE_NAME: &str = "windlass.toml";
+
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("cannot read the settings file {path}; check that it exists and is TOML")]
+    File {
+        path: PathBuf,
+        #[source]
+        source: config::ConfigError,
+    },
+    #[error("unknown setting `{key}` (from {origin}); remove it or correct its name{hint}")]
+    UnknownKey { key: String, origin: String, hint: String },
+    #[error("a setting has the wrong form")]
+    Form(#[source] config::ConfigError),
+    #[error("setting `{key}` is not usable: {reason}")]
+    Value { key: &'static str, reason: String },
+}
+
+/// A duration written as a number of seconds, fractions allowed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seconds(pub Duration);
+
+impl Seconds {
+    pub const fn new(s: u64) -> Seconds {
+        Seconds(Duration::from_secs(s))
+    }
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+impl From<Duration> for Seconds {
+    fn from(d: Duration) -> Self {
+        Seconds(d)
+    }
+}
+impl Serialize for Seconds {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(self.0.as_secs_f64())
+    }
+}
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let s = f64::deserialize(d)?;
+        Duration::try_from_secs_f64(s)
+            .map(Seconds)
+            .map_err(|_| serde::de::Error::custom(format!("{s} is not a number of seconds from 0 up")))
+    }
+}
+
+/// Everything that can be set. Secrets are never here, only the paths of files that hold them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Keys, the SQLite database, the embedded NATS server's store and artifacts live under it.
+    pub state_dir: PathBuf,
+    /// Every service looks in the database for work at least this often, whatever messages say.
+    pub poll_s: Seconds,
+    pub database: Database,
+    pub nats: Nats,
+    pub api: Api,
+    pub health: HealthListen,
+    pub executor: Executor,
+    pub notifier: Notifier,
+    pub telemetry: Telemetry,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    /// `sqlite:///path/windlass.db` or `postgres://…`. Unset: SQLite in the state directory.
+    pub url: Option<String>,
+    /// A file that holds the URL, for one with a password. Wins over `url`.
+    pub url_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nats {
+    pub urls: Vec<String>,
+    /// Credentials of the services account. Unset: connect without any (tests).
+    pub services_creds: Option<PathBuf>,
+    /// Credentials of the executor's connection into the agents account.
+    pub agents_creds: Option<PathBuf>,
+    /// Credentials of the system account, needed only to revoke agents.
+    pub system_creds: Option<PathBuf>,
+    /// The `nats-server` binary that `windlass up` starts. Unset: `<state_dir>/tools/bin`, then PATH.
+    pub server_binary: Option<PathBuf>,
+    /// Client port of the embedded server; 0 lets the system choose.
+    pub server_port: u16,
+    /// Monitoring port of the embedded server, on loopback. Unset: off.
+    pub monitor_port: Option<u16>,
+    /// NATS URLs that agents are told at enrolment. Empty: `urls`.
+    pub agent_urls: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    pub listen: SocketAddr,
+    /// How people and agents reach the api; links in notifications start with it. Unset: `http://<listen>`.
+    pub public_url: Option<String>,
+    /// Largest JSON or YAML body.
+    pub max_body_bytes: u64,
+    /// Largest webhook body.
+    pub max_hook_bytes: u64,
+    /// Largest uploaded artifact.
+    pub max_artifact_bytes: u64,
+    /// How long a request waits for the outcome of its command before it answers 202.
+    pub command_wait_s: Seconds,
+    /// Worker threads of the HTTP server.
+    pub workers: usize,
+}
+
+/// Where a service without an HTTP interface of its own answers `/healthz`, `/readyz` and `/metrics`, in the scaled
+/// form. Unset: it does not. `windlass up` serves them on the api's port.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthListen {
+    pub scheduler: Option<SocketAddr>,
+    pub executor: Option<SocketAddr>,
+    pub notifier: Option<SocketAddr>,
+    pub auditor: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Executor {
+    /// Pools whose works this executor takes.
+    pub pools: Vec<String>,
+    /// A work's lease; renewed at a third of it.
+    pub lease_s: Seconds,
+    /// An agent silent this long is suspect.
+    pub suspect_s: Seconds,
+    /// … is disconnected.
+    pub disconnected_s: Seconds,
+    /// … and its granted tasks are UNKNOWN.
+    pub unknown_s: Seconds,
+    /// An offer nobody takes for this long is settled as not started.
+    pub offer_timeout_s: Seconds,
+    /// First and longest pause between re-sent frames; it doubles in between.
+    pub resend_first_s: Seconds,
+    pub resend_max_s: Seconds,
+    /// Works driven at once by one executor.
+    pub max_works: usize,
+    /// Networks that `http.request` steps may reach although they are private (CIDR).
+    pub allow_private_addresses: Vec<IpNet>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Notifier {
+    /// Networks that channels may reach although they are private (CIDR).
+    pub allow_private_addresses: Vec<IpNet>,
+    /// One delivery's deadline.
+    pub timeout_s: Seconds,
+    /// Deliveries at once.
+    pub parallel: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    pub log_format: LogFormat,
+    /// `tracing` filter, as in `RUST_LOG`: `info,windlass_scheduler=debug`.
+    pub log: String,
+    /// OTLP/HTTP endpoint, e.g. `http://127.0.0.1:4318`. Unset: no traces leave the process.
+    pub otlp_endpoint: Option<String>,
+    pub service_name: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            state_dir: PathBuf::from(".windlass"),
+            poll_s: Seconds::new(5),
+            database: Database::default(),
+            nats: Nats::default(),
+            api: Api::default(),
+            health: HealthListen::default(),
+            executor: Executor::default(),
+            notifier: Notifier::default(),
+            telemetry: Telemetry::default(),
+        }
+    }
+}
+impl Default for Nats {
+    fn default() -> Self {
+        Nats {
+            urls: vec!["nats://127.0.0.1:4222".into()],
+            services_creds: None,
+            agents_creds: None,
+            system_creds: None,
+            server_binary: None,
+            server_port: 4222,
+            monitor_port: None,
+            agent_urls: vec![],
+        }
+    }
+}
+impl Default for Api {
+    fn default() -> Self {
+        Api {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            public_url: None,
+            max_body_bytes: 1024 * 1024,
+            max_hook_bytes: 25 * 1024 * 1024, // GitHub's own limit
+            max_artifact_bytes: 2 * 1024 * 1024 * 1024,
+            command_wait_s: Seconds::new(5),
+            workers: 2,
+        }
+    }
+}
+impl Default for Executor {
+    fn default() -> Self {
+        Executor {
+            pools: vec!["default".into()],
+            lease_s: Seconds::new(15),
+            suspect_s: Seconds::new(15),
+            disconnected_s: Seconds::new(30),
+            unknown_s: Seconds::new(90),
+            offer_timeout_s: Seconds::new(60),
+            resend_first_s: Seconds(Duration::from_millis(250)),
+            resend_max_s: Seconds::new(15),
+            max_works: 64,
+            allow_private_addresses: vec![],
+        }
+    }
+}
+impl Default for Notifier {
+    fn default() -> Self {
+        Notifier { allow_private_addresses: vec![], timeout_s: Seconds::new(10), parallel: 16 }
+    }
+}
+impl Default for Telemetry {
+    fn default() -> Self {
+        Telemetry {
+            log_format: LogFormat::Text,
+            log: "info".into(),
+            otlp_endpoint: None,
+            service_name: "windlass".into(),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the file `path` (or `$WINDLASS_CONFIG`, or `<state_dir>/windlass.toml` when that exists) and the environment.
+    pub fn load(path: Option<&Path>) -> Result<Settings, SettingsError> {
+        #[allow(clippy::disallowed_methods, reason = "the one place where settings are read from the environment")]
+        let vars = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect::<HashMap<_, _>>();
+        Self::load_from(path, vars)
+    }
+
+    /// [`Settings::load`] with the environment passed in.
+    pub fn load_from(path: Option<&Path>, vars: HashMap<String, String>) -> Result<Settings, SettingsError> {
+        let named = path.map(Path::to_path_buf).or_else(|| vars.get(CONFIG_VARIABLE).map(PathBuf::from));
+        let environment = Environment::with_prefix(ENV_PREFIX)
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true)
+            .list_separator(",")
+            .with_list_parse_key("nats.urls")
+            .with_list_parse_key("nats.agent_urls")
+            .with_list_parse_key("executor.pools")
+            .with_list_parse_key("executor.allow_private_addresses")
+            .with_list_parse_key("notifier.allow_private_addresses")
+            .source(Some(vars));
+        let from_environment = Config::builder().add_source(environment).build().map_err(SettingsError::Form)?;
+        check_keys(&from_environment, "the environment")?;
+
+        let file = match named {
+            Some(p) => Some(p),
+            None => {
+                let dir = from_environment.get_string("state_dir").map(PathBuf::from);
+                let p = dir.unwrap_or(Settings::default().state_dir).join(FILE_NAME);
+                p.is_file().then_some(p)
+            }
+        };
+        let mut all = Config::builder();
+        if let Some(path) = file {
+            let source = File::from(path.as_path()).format(FileFormat::Toml);
+            let from_file = Config::builder()
+                .add_source(source)
+                .build()
+                .map_err(|source| SettingsError::File { path: path.clone(), source })?;
+            check_keys(&from_file, &path.display().to_string())?;
+            all = all.add_source(from_file);
+        }
+        let settings: Settings =
+            all.add_source(from_environment).build().and_then(Config::try_deserialize).map_err(SettingsError::Form)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let bad = |key, reason: &str| Err(SettingsError::Value { key, reason: reason.to_owned() });
+        if self.poll_s.get().is_zero() {
+            return bad("poll_s", "must be more than 0");
+        }
+        if self.executor.lease_s.get().is_zero() {
+            return bad("executor.lease_s", "must be more than 0");
+        }
+        let e = &self.executor;
+        if !(e.suspect_s.get() <= e.disconnected_s.get() && e.disconnected_s.get() <= e.unknown_s.get()) {
+            return bad("executor.suspect_s", "must hold suspect_s <= disconnected_s <= unknown_s");
+        }
+        if self.nats.urls.is_empty() {
+            return bad("nats.urls", "must name at least one server");
+        }
+        if let Some(u) = &self.api.public_url
+            && !(u.starts_with("http://") || u.starts_with("https://"))
+        {
+            return bad("api.public_url", "must start with http:// or https://");
+        }
+        Ok(())
+    }
+
+    /// The database to open.
+    pub fn database_url(&self) -> Result<String, SettingsError> {
+        if let Some(file) = &self.database.url_file {
+            return std::fs::read_to_string(file).map(|s| s.trim().to_owned()).map_err(|e| SettingsError::Value {
+                key: "database.url_file",
+                reason: format!("{}: {e}", file.display()),
+            });
+        }
+        if let Some(url) = &self.database.url {
+            return Ok(url.clone());
+        }
+        let path = std::path::absolute(self.state_dir.join("windlass.db"))
+            .map_err(|e| SettingsError::Value { key: "state_dir", reason: e.to_string() })?;
+        Ok(format!("sqlite://{}", path.display()))
+    }
+
+    /// `<state_dir>/keys`.
+    pub fn keys_dir(&self) -> PathBuf {
+        self.state_dir.join("keys")
+    }
+
+    /// The address in links, without a slash at its end.
+    pub fn public_url(&self) -> String {
+        match &self.api.public_url {
+            Some(u) => u.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", self.api.listen),
+        }
+    }
+}
+
+/// Every key of `given` must be a key of the defaults: a misspelt setting that is silently ignored is an outage later.
+fn check_keys(given: &Config, origin: &str) -> Result<(), SettingsError> {
+    let known = serde_json::to_value(Settings::default()).unwrap_or_default();
+    let given: serde_json::Value = given.clone().try_deserialize().map_err(SettingsError::Form)?;
+    match unknown_key(&given, &known, "") {
+        None => Ok(()),
+        Some((key, near)) => {
+            let hint = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+            Err(SettingsError::UnknownKey { key, origin: origin.to_owned(), hint })
+        }
+    }
+}
+
+fn unknown_key(given: &serde_json::Value, known: &serde_json::Value, at: &str) -> Option<(String, Option<String>)> {
+    let (serde_json::Value::Object(given), serde_json::Value::Object(known)) = (given, known) else { return None };
+    given.iter().find_map(|(name, value)| {
+        let key = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        match known.get(name) {
+            Some(k) => unknown_key(value, k, &key),
+            None => {
+                let near = known.keys().min_by_key(|k| distance(k, name)).filter(|k| distance(k, name) <= 3);
+                Some((key, near.cloned()))
+            }
+        }
+    })
+}
+
+/// Edits (insert, delete, replace) between two names.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replace = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vars(v: &[(&str, &str)]) -> HashMap<String, String> {
+        v.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn environment_wins_over_file_wins_over_default() {
+        let dir = tempfile::tempdir().expect("dir");
+        let file = dir.path().join("w.toml");
+        std::fs::write(&file, "poll_s = 2\n[executor]\nlease_s = 0.5\npools = ['a']\n[nats]\nserver_port = 1\n")
+            .expect("writes");
+        let s = Settings::load_from(
+            Some(&file),
+            vars(&[
+                ("WINDLASS__EXECUTOR__LEASE_S", "0.25"),
+                ("WINDLASS__EXECUTOR__POOLS", "x,y"),
+                ("WINDLASS__TELEMETRY__LOG_FORMAT", "json"),
+                ("WINDLASS__NOTIFIER__ALLOW_PRIVATE_ADDRESSES", "10.0.0.0/8"),
+                ("WINDLASS_HOME", "/not/a/setting"),
+            ]),
+        )
+        .expect("loads");
+        assert_eq!(s.poll_s.get(), Duration::from_secs(2));
+        assert_eq!(s.executor.lease_s.get(), Duration::from_millis(250));
+        assert_eq!(s.executor.pools, ["x", "y"]);
+        assert_eq!(s.executor.unknown_s.get(), Duration::from_secs(90));
+        assert_eq!(s.nats.server_port, 1);
+        assert_eq!(s.telemetry.log_format, LogFormat::Json);
+        assert_eq!(s.notifier.allow_private_addresses.len(), 1);
+    }
+
+    #[test]
+    fn the_state_directory_holds_the_file_when_none_is_named() {
+        let dir = tempfile::tempdir().expect("dir");
+        std::fs::write(dir.path().join(FILE_NAME), "[telemetry]\nservice_name = 'x'\n").expect("writes");
+        let state = dir.path().display().to_string();
+        let s = Settings::load_from(None, vars(&[("WINDLASS__STATE_DIR", &state)])).expect("loads");
+        assert_eq!(s.telemetry.service_name, "x");
+        assert_eq!(s.database_url().expect("url"), format!("sqlite://{state}/windlass.db"));
+        assert!(
+            Settings::load_from(Some(&dir.path().join("absent.toml")), vars(&[])).is_err(),
+            "a named file must exist"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_origin() {
+        let dir = tempfile::tempdir().expect("dir");
+        let file = dir.path().join("w.toml");
+        std::fs::write(&file, "[executor]\nleese_s = 3\n").expect("writes");
+        let e = Settings::load_from(Some(&file), vars(&[])).expect_err("refused").to_string();
+        assert!(e.contains("`executor.leese_s`") && e.contains("w.toml") && e.contains("`lease_s`"), "{e}");
+        let e = Settings::load_from(None, vars(&[("WINDLASS__NATS__URL", "x")])).expect_err("refused").to_string();
+        assert!(e.contains("`nats.url`") && e.contains("environment") && e.contains("`urls`"), "{e}");
+        let e = Settings::load_from(None, vars(&[("WINDLASS__ZZZZZZZZZZ", "x")])).expect_err("refused").to_string();
+        assert!(e.contains("`zzzzzzzzzz`"), "{e}");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for (k, v) in [
+            ("WINDLASS__POLL_S", "0"),
+            ("WINDLASS__POLL_S", "-1"),
+            ("WINDLASS__POLL_S", "soon"),
+            ("WINDLASS__EXECUTOR__LEASE_S", "0"),
+            ("WINDLASS__EXECUTOR__SUSPECT_S", "1000"),
+            ("WINDLASS__API__LISTEN", "nowhere"),
+            ("WINDLASS__API__PUBLIC_URL", "ftp://x"),
+            ("WINDLASS__NOTIFIER__ALLOW_PRIVATE_ADDRESSES", "10.0.0.0/99"),
+            ("WINDLASS__TELEMETRY__LOG_FORMAT", "xml"),
+        ] {
+            assert!(Settings::load_from(None, vars(&[(k, v)])).is_err(), "{k}={v}");
+        }
+    }
+}
