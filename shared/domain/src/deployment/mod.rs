@@ -1,1 +1,469 @@
-//! The deployment state machine.
+//! Deployments: one application of a release to one environment, and the state machine that carries it.
+//!
+//! [`Deployment::apply`] is the only way a deployment changes. It takes an input and the time, and gives the deployment
+//! to store and the effects to carry out in the same transaction. Every (state, input) pair has a written answer: a change, or
+//! a [`Refusal`] with a stable code.
+
+mod intervene;
+mod run;
+mod transition;
+mod waiting;
+
+pub use transition::New;
+pub use waiting::WaitingOn;
+
+use crate::{
+    Timestamp,
+    approval::{Approval, ApprovalRule},
+    event::Severity,
+    flow::{Confirm, OnFailure},
+    ids::{DeploymentId, ReleaseId, WorkId},
+    release::{ReleaseKind, RollbackMode},
+    work::{HostResult, WorkResult, WorkSpec},
+};
+use serde::{Deserialize, Serialize};
+
+/// Where a deployment rests. Planning and the moment of approval are events, not states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    AwaitingApproval,
+    /// Approved; waits for its time.
+    Scheduled,
+    /// Waits for the environment's lock.
+    Queued,
+    Running,
+    /// Nothing of it moves until a person or a timer says so.
+    Paused,
+    Aborting,
+    Succeeded,
+    Failed,
+    Aborted,
+    RolledBack,
+    Rejected,
+    Expired,
+    Cancelled,
+}
+
+impl State {
+    pub const ALL: [State; 13] = [
+        State::AwaitingApproval,
+        State::Scheduled,
+        State::Queued,
+        State::Running,
+        State::Paused,
+        State::Aborting,
+        State::Succeeded,
+        State::Failed,
+        State::Aborted,
+        State::RolledBack,
+        State::Rejected,
+        State::Expired,
+        State::Cancelled,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::AwaitingApproval => "awaiting_approval",
+            State::Scheduled => "scheduled",
+            State::Queued => "queued",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Aborting => "aborting",
+            State::Succeeded => "succeeded",
+            State::Failed => "failed",
+            State::Aborted => "aborted",
+            State::RolledBack => "rolled_back",
+            State::Rejected => "rejected",
+            State::Expired => "expired",
+            State::Cancelled => "cancelled",
+        }
+    }
+    /// Nothing of it has run and nothing holds the lock.
+    pub fn is_before_running(self) -> bool {
+        matches!(self, State::AwaitingApproval | State::Scheduled | State::Queued)
+    }
+    /// At most one deployment of a project and environment is in one of these.
+    pub fn is_active(self) -> bool {
+        matches!(self, State::Running | State::Paused | State::Aborting)
+    }
+    pub fn is_terminal(self) -> bool {
+        !self.is_before_running() && !self.is_active()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Deployment {
+    pub id: DeploymentId,
+    pub project: String,
+    pub environment: String,
+    pub release: ReleaseId,
+    /// The artifact's version.
+    pub version: String,
+    pub kind: ReleaseKind,
+    pub rollback: Option<Rollback>,
+    pub state: State,
+    /// Person or hook that asked.
+    pub requested_by: String,
+    pub requested_at: Timestamp,
+    pub note: String,
+    pub pool: String,
+    /// Hosts that were asked for; empty means the whole environment.
+    pub only_hosts: Vec<String>,
+    pub plan_digest: String,
+    pub rules: Vec<ApprovalRule>,
+    /// Decisions on the current plan.
+    pub approvals: Vec<Approval>,
+    pub not_before: Option<Timestamp>,
+    pub expires_at: Timestamp,
+    pub on_failure: OnFailure,
+    pub steps: Vec<StepRun>,
+    /// An operator's pause: nothing new starts while it stands.
+    pub pause: Option<By>,
+    /// Why it ended, where it did not simply succeed.
+    pub end: Option<By>,
+    /// A rollback to be requested when the abort has ended.
+    pub then_rollback: Option<(RollbackMode, DeploymentId)>,
+    /// The rollback that was requested for this deployment.
+    pub rolled_back_by: Option<DeploymentId>,
+    /// Fence of the environment lock while it is held.
+    pub lock: Option<u64>,
+    pub started_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+}
+
+/// What a rollback deployment goes back from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    pub of: DeploymentId,
+    pub mode: RollbackMode,
+}
+
+/// Who did something, why and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct By {
+    pub who: String,
+    pub reason: String,
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRun {
+    pub id: String,
+    pub needs: Vec<String>,
+    pub state: StepState,
+    pub kind: StepRunKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    Waiting,
+    Running,
+    Succeeded,
+    /// Waits for a person, or ended the deployment.
+    Failed,
+    /// Its condition was false, or a person skipped it.
+    Skipped,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum StepRunKind {
+    Central { action: String, attempt: u32, work: Option<WorkId>, reason: Option<String> },
+    Rollout(RolloutRun),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RolloutRun {
+    pub confirm: Confirm,
+    pub bake_s: u32,
+    /// Hosts that may fail, in all.
+    pub max_failures: u32,
+    /// 0: the whole wave.
+    pub parallel: u32,
+    /// Number of host-local steps: a skip past the last ends the host's part.
+    pub host_steps: u32,
+    pub waves: Vec<WaveRun>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaveRun {
+    pub state: WaveState,
+    pub work: Option<WorkId>,
+    pub hosts: Vec<HostRun>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum WaveState {
+    Waiting,
+    Running,
+    /// Ended well; a person is to look at it.
+    Confirming,
+    /// Ended well; waits out its bake time.
+    Baking {
+        until: Timestamp,
+    },
+    Succeeded,
+    /// More hosts failed than the budget bears.
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRun {
+    pub host: String,
+    pub state: HostState,
+    /// 0 until it is first handed to an executor.
+    pub attempt: u32,
+    pub start_at: u32,
+    pub failed_step: Option<u32>,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    /// Not started yet.
+    Waiting,
+    Running,
+    Succeeded,
+    Failed,
+    /// Stopped after it had started.
+    HandStopped,
+    /// Never started: the failure budget was used up.
+    AutoStopped,
+    /// Never started: unreachable, refused by the host, or aborted before.
+    NotStarted,
+    Unknown,
+    /// Failed, and a person said to go on regardless.
+    Ignored,
+    /// Takes no further part.
+    Excluded,
+}
+
+impl HostState {
+    /// Counts against the failure budget.
+    pub fn is_failure(self) -> bool {
+        matches!(self, HostState::Failed | HostState::NotStarted | HostState::HandStopped | HostState::Unknown)
+    }
+    /// Something of this deployment may have run there.
+    pub fn is_touched(self) -> bool {
+        use HostState::*;
+        matches!(self, Running | Succeeded | Failed | HandStopped | Unknown | Ignored)
+    }
+}
+
+/// What can happen to a deployment. `by` is a person's name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    Decide(Approval),
+    Cancel {
+        by: String,
+        reason: String,
+    },
+    Pause {
+        by: String,
+        reason: String,
+    },
+    Resume {
+        by: String,
+    },
+    Confirm {
+        by: String,
+        wave: u32,
+    },
+    Retry {
+        by: String,
+        hosts: Vec<String>,
+    },
+    Skip {
+        by: String,
+        hosts: Vec<String>,
+    },
+    Ignore {
+        by: String,
+        hosts: Vec<String>,
+        reason: String,
+    },
+    Exclude {
+        by: String,
+        hosts: Vec<String>,
+        reason: String,
+    },
+    Override {
+        by: String,
+        hosts: Vec<String>,
+        reason: String,
+    },
+    Abort {
+        by: String,
+        reason: String,
+    },
+    /// The last known good release exists; `rollback` is the id its deployment will have.
+    Rollback {
+        by: String,
+        mode: RollbackMode,
+        rollback: DeploymentId,
+        reason: String,
+    },
+    /// The rollback of this deployment ended well.
+    RolledBack,
+    /// The plan computed now differs from the one stored; here is the new one.
+    PlanChanged(Box<PlanFacts>),
+    /// The environment's lock was taken for it.
+    LockTaken {
+        fence: u64,
+    },
+    /// An executor settled (or settled anew) one of its works.
+    WorkSettled {
+        work: WorkId,
+        result: WorkResult,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What a deployment keeps of its plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanFacts {
+    pub digest: String,
+    pub rules: Vec<ApprovalRule>,
+    pub on_failure: OnFailure,
+    pub steps: Vec<StepRun>,
+}
+
+/// What must happen with the change, in the same transaction.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    StartWork {
+        id: WorkId,
+        spec: WorkSpec,
+    },
+    /// Turn `desired` of all its unsettled works to abort.
+    AbortWorks,
+    FreeLock,
+    /// It ended well: remember the release as known good here.
+    RecordGood,
+    RequestRollback {
+        mode: RollbackMode,
+        id: Option<DeploymentId>,
+        by: String,
+    },
+    /// Tell the deployment this one rolled back.
+    TellRolledBack {
+        of: DeploymentId,
+    },
+    /// A person answers for these hosts' unknown tasks.
+    OverrideTasks {
+        hosts: Vec<String>,
+        by: String,
+        reason: String,
+    },
+    Event {
+        what: &'static str,
+        severity: Severity,
+        payload: serde_json::Value,
+    },
+}
+
+/// Why an input changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("a deployment that is {} cannot be {verb}{hint}", state.as_str().replace('_', " "))]
+    WrongState { state: State, verb: &'static str, hint: &'static str },
+    #[error(transparent)]
+    Approval(#[from] crate::approval::Refusal),
+    #[error("{0}")]
+    NothingToDo(String),
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Refusal {
+    /// The stable code of the command outcome.
+    pub fn code(&self) -> &'static str {
+        use crate::approval::Refusal as A;
+        match self {
+            Refusal::WrongState { .. } => "wrong_state",
+            Refusal::Approval(A::OtherPlan { .. }) => "plan_changed",
+            Refusal::Approval(A::OwnRequest(_)) => "own_request",
+            Refusal::Approval(A::AlreadyDecided(_)) => "already_decided",
+            Refusal::Approval(A::NotAsked(_)) => "not_asked",
+            Refusal::NothingToDo(_) => "nothing_to_do",
+            Refusal::Invalid(_) => "invalid",
+        }
+    }
+}
+
+impl Deployment {
+    /// All hosts of all rollouts with their latest state.
+    pub fn hosts(&self) -> impl Iterator<Item = &HostRun> {
+        self.rollouts().flat_map(|(_, r)| r.waves.iter().flat_map(|w| w.hosts.iter()))
+    }
+
+    pub fn rollouts(&self) -> impl Iterator<Item = (&StepRun, &RolloutRun)> {
+        self.steps.iter().filter_map(|s| match &s.kind {
+            StepRunKind::Rollout(r) => Some((s, r)),
+            StepRunKind::Central { .. } => None,
+        })
+    }
+
+    /// Hosts that something of this deployment may have run on: what a rollback goes to.
+    pub fn touched_hosts(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.hosts().filter(|h| h.state.is_touched()).map(|h| h.host.clone()).collect();
+        let mut seen = std::collections::BTreeSet::new();
+        names.retain(|n| seen.insert(n.clone()));
+        names
+    }
+
+    pub fn unknown_hosts(&self) -> Vec<String> {
+        self.hosts().filter(|h| h.state == HostState::Unknown).map(|h| h.host.clone()).collect()
+    }
+
+    /// Works that an executor has not settled yet.
+    pub fn works_in_flight(&self) -> Vec<WorkId> {
+        let mut ids = Vec::new();
+        for s in &self.steps {
+            match &s.kind {
+                StepRunKind::Central { work, .. } if s.state == StepState::Running => ids.extend(*work),
+                StepRunKind::Central { .. } => {}
+                StepRunKind::Rollout(r) => {
+                    ids.extend(r.waves.iter().filter(|w| w.state == WaveState::Running).filter_map(|w| w.work));
+                }
+            }
+        }
+        ids
+    }
+}
+
+impl HostRun {
+    /// A host as the plan names it, before anything happened.
+    pub fn waiting(host: impl Into<String>) -> HostRun {
+        HostRun {
+            host: host.into(),
+            state: HostState::Waiting,
+            attempt: 0,
+            start_at: 0,
+            failed_step: None,
+            reason: None,
+        }
+    }
+
+    fn take(&mut self, r: &HostResult) {
+        use crate::work::Outcome;
+        self.state = match r.outcome {
+            Outcome::Succeeded => HostState::Succeeded,
+            Outcome::Failed => HostState::Failed,
+            Outcome::Cancelled => HostState::HandStopped,
+            Outcome::AutoStopped => HostState::AutoStopped,
+            Outcome::NotStarted => HostState::NotStarted,
+            Outcome::Unknown => HostState::Unknown,
+        };
+        self.failed_step = r.failed_step;
+        self.reason.clone_from(&r.reason);
+    }
+}
+
+#[cfg(test)]
+mod tests;

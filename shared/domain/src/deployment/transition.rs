@@ -1,0 +1,362 @@
+//! The transition function: requests, approvals, time, lock, abort, rollback and the end. What happens inside a run is in
+//! `run.rs`, what people do about failures in `intervene.rs`.
+
+use super::*;
+use crate::approval::{self, Decision};
+use serde_json::json;
+
+/// Everything a new deployment needs besides its plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct New {
+    pub id: DeploymentId,
+    pub project: String,
+    pub environment: String,
+    pub release: ReleaseId,
+    pub version: String,
+    pub kind: ReleaseKind,
+    pub rollback: Option<Rollback>,
+    pub requested_by: String,
+    pub note: String,
+    pub pool: String,
+    pub only_hosts: Vec<String>,
+    pub not_before: Option<Timestamp>,
+    pub expires_at: Timestamp,
+    pub plan: PlanFacts,
+}
+
+/// A transition under way: the deployment being changed and what it leads to.
+pub(super) struct Step<'a> {
+    pub d: Deployment,
+    pub effects: Vec<Effect>,
+    pub now: Timestamp,
+    pub mint: &'a mut dyn FnMut() -> WorkId,
+}
+
+type Applied = (Deployment, Vec<Effect>);
+
+impl Deployment {
+    /// A requested and planned deployment, moved on as far as it can go by itself.
+    pub fn request(new: New, now: Timestamp, mint: &mut dyn FnMut() -> WorkId) -> Applied {
+        let d = Deployment {
+            id: new.id,
+            project: new.project,
+            environment: new.environment,
+            release: new.release,
+            version: new.version,
+            kind: new.kind,
+            rollback: new.rollback,
+            state: State::AwaitingApproval,
+            requested_by: new.requested_by,
+            requested_at: now,
+            note: new.note,
+            pool: new.pool,
+            only_hosts: new.only_hosts,
+            plan_digest: new.plan.digest,
+            rules: new.plan.rules,
+            approvals: Vec::new(),
+            not_before: new.not_before,
+            expires_at: new.expires_at,
+            on_failure: new.plan.on_failure,
+            steps: new.plan.steps,
+            pause: None,
+            end: None,
+            then_rollback: None,
+            rolled_back_by: None,
+            lock: None,
+            started_at: None,
+            ended_at: None,
+        };
+        let mut s = Step { d, effects: Vec::new(), now, mint };
+        s.event("deployment.requested", Severity::Info, json!({ "by": s.d.requested_by, "note": s.d.note }));
+        s.event(
+            "deployment.planned",
+            Severity::Info,
+            json!({ "digest": s.d.plan_digest, "hosts": s.d.hosts().count() }),
+        );
+        s.approval_progress(true);
+        (s.d, s.effects)
+    }
+
+    /// The one way a deployment changes.
+    pub fn apply(&self, input: Input, now: Timestamp, mint: &mut dyn FnMut() -> WorkId) -> Result<Applied, Refusal> {
+        let mut s = Step { d: self.clone(), effects: Vec::new(), now, mint };
+        s.take(input)?;
+        s.progress();
+        Ok((s.d, s.effects))
+    }
+}
+
+impl Step<'_> {
+    fn take(&mut self, input: Input) -> Result<(), Refusal> {
+        let state = self.d.state;
+        match input {
+            Input::Decide(a) if state == State::AwaitingApproval => self.decide(a)?,
+            Input::Decide(_) => return Err(self.wrong("approved or rejected", " any more")),
+            Input::Cancel { by, reason } if state.is_before_running() => self.end(State::Cancelled, &by, &reason),
+            Input::Cancel { .. } if state.is_active() => return Err(self.wrong("cancelled", ": abort it")),
+            Input::Cancel { .. } => return Err(self.wrong("cancelled", "")),
+            Input::Pause { by, reason } if matches!(state, State::Running | State::Paused) => {
+                if self.d.pause.is_some() {
+                    return Err(Refusal::NothingToDo("the deployment is already paused by an operator".into()));
+                }
+                self.event("deployment.paused", Severity::Notice, json!({ "by": by, "reason": reason }));
+                self.d.pause = Some(By { who: by, reason, at: self.now });
+            }
+            Input::Pause { .. } => return Err(self.wrong("paused", "")),
+            Input::Resume { by } if self.d.pause.is_some() && !state.is_terminal() => {
+                self.d.pause = None;
+                self.event("deployment.resumed", Severity::Info, json!({ "by": by }));
+            }
+            Input::Resume { .. } if state == State::Paused => {
+                return Err(Refusal::NothingToDo("no operator paused it; `waiting_on` says what it waits for".into()));
+            }
+            Input::Resume { .. } => return Err(self.wrong("resumed", "")),
+            Input::Confirm { by, wave } => self.confirm(&by, wave)?,
+            Input::Retry { by, hosts } => self.retry(&by, &hosts, false)?,
+            Input::Skip { by, hosts } => self.retry(&by, &hosts, true)?,
+            Input::Ignore { by, hosts, reason } => self.ignore(&by, &hosts, &reason)?,
+            Input::Exclude { by, hosts, reason } => self.exclude(&by, &hosts, &reason)?,
+            Input::Override { by, hosts, reason } => self.override_unknown(&by, hosts, &reason)?,
+            Input::Abort { by, reason } if matches!(state, State::Running | State::Paused) => self.abort(&by, &reason),
+            Input::Abort { .. } if state == State::Aborting => {
+                return Err(Refusal::NothingToDo("it is aborting already".into()));
+            }
+            Input::Abort { .. } if state.is_before_running() => return Err(self.wrong("aborted", ": cancel it")),
+            Input::Abort { .. } => return Err(self.wrong("aborted", "")),
+            Input::Rollback { by, mode, rollback, reason } => self.rollback(&by, mode, rollback, &reason)?,
+            Input::RolledBack if state.is_terminal() && self.d.rolled_back_by.is_some() => {
+                self.d.state = State::RolledBack;
+                self.event("deployment.rolled_back", Severity::Notice, json!({ "by": self.d.rolled_back_by }));
+            }
+            Input::RolledBack => return Err(self.wrong("marked as rolled back", "")),
+            Input::PlanChanged(plan) if state.is_before_running() => self.plan_changed(*plan),
+            Input::PlanChanged(_) => return Err(self.wrong("planned anew", "")),
+            Input::LockTaken { fence } if state == State::Queued => {
+                self.d.state = State::Running;
+                self.d.lock = Some(fence);
+                self.d.started_at = Some(self.now);
+                self.event(
+                    "deployment.started",
+                    Severity::Notice,
+                    json!({ "fence": fence, "digest": self.d.plan_digest }),
+                );
+            }
+            Input::LockTaken { .. } => return Err(self.wrong("started", "")),
+            Input::WorkSettled { work, result } => self.work_settled(work, result)?,
+            Input::Tick => {}
+        }
+        Ok(())
+    }
+
+    /// What follows by itself, from the state alone.
+    fn progress(&mut self) {
+        if self.d.state.is_before_running() && self.now >= self.d.expires_at {
+            self.end(State::Expired, "windlass", "it was not started in time");
+        }
+        if self.d.state == State::AwaitingApproval {
+            self.approval_progress(false);
+        }
+        if self.d.state == State::Scheduled && self.d.not_before.is_none_or(|t| t <= self.now) {
+            self.d.state = State::Queued;
+            self.event("deployment.queued", Severity::Info, json!({}));
+        }
+        if matches!(self.d.state, State::Running | State::Paused) {
+            self.run_progress();
+        }
+        if self.d.state == State::Aborting && self.d.works_in_flight().is_empty() {
+            let end = self.d.end.clone();
+            self.d.state = State::Aborted;
+            self.d.ended_at = Some(self.now);
+            let unknown = self.d.unknown_hosts();
+            self.event("deployment.aborted", Severity::Alert, json!({ "end": end, "unknown_hosts": unknown }));
+            if let Some((mode, id)) = self.d.then_rollback.take() {
+                let by = end.map(|e| e.who).unwrap_or_default();
+                self.effects.push(Effect::RequestRollback { mode, id: Some(id), by });
+            }
+        }
+        // An unknown host keeps the lock: what it may still be doing must not meet another release.
+        if self.d.state.is_terminal() && self.d.lock.is_some() && self.d.unknown_hosts().is_empty() {
+            self.d.lock = None;
+            self.effects.push(Effect::FreeLock);
+        }
+    }
+
+    fn approval_progress(&mut self, announce: bool) {
+        let missing = approval::missing(&self.d.rules, &self.d.requested_by, &self.d.plan_digest, &self.d.approvals);
+        if !missing.is_empty() {
+            if announce {
+                self.event(
+                    "deployment.awaiting_approval",
+                    Severity::Action,
+                    json!({ "missing": missing, "digest": self.d.plan_digest }),
+                );
+            }
+            return;
+        }
+        let people: Vec<&str> = self.d.approvals.iter().map(|a| a.person.as_str()).collect();
+        let payload = json!({ "digest": self.d.plan_digest, "by": people, "rules": self.d.rules.len() });
+        self.event("deployment.approved", Severity::Info, payload);
+        match self.d.not_before {
+            Some(at) if at > self.now => {
+                self.d.state = State::Scheduled;
+                self.event("deployment.scheduled", Severity::Info, json!({ "not_before": at }));
+            }
+            _ => {
+                self.d.state = State::Queued;
+                self.event("deployment.queued", Severity::Info, json!({}));
+            }
+        }
+    }
+
+    fn decide(&mut self, a: Approval) -> Result<(), Refusal> {
+        let d = &self.d;
+        approval::check(
+            &d.rules,
+            &d.requested_by,
+            &d.plan_digest,
+            &d.approvals,
+            &a.person,
+            &a.plan_digest,
+            a.decision,
+        )?;
+        let payload = json!({ "by": a.person, "digest": a.plan_digest, "comment": a.comment });
+        match a.decision {
+            Decision::Approve => {
+                self.event("deployment.approval_given", Severity::Info, payload);
+                self.d.approvals.push(a);
+            }
+            Decision::Reject => {
+                let (person, comment) = (a.person.clone(), a.comment.clone());
+                self.d.approvals.push(a);
+                self.end(State::Rejected, &person, &comment);
+            }
+        }
+        Ok(())
+    }
+
+    fn plan_changed(&mut self, plan: PlanFacts) {
+        let old = std::mem::replace(&mut self.d.plan_digest, plan.digest);
+        let voided = self.d.approvals.len();
+        self.d.rules = plan.rules;
+        self.d.on_failure = plan.on_failure;
+        self.d.steps = plan.steps;
+        self.d.approvals.clear();
+        self.d.state = State::AwaitingApproval;
+        let payload = json!({ "old": old, "new": self.d.plan_digest, "voided_approvals": voided });
+        self.event("deployment.plan_changed", Severity::Action, payload);
+        self.approval_progress(true);
+    }
+
+    fn abort(&mut self, by: &str, reason: &str) {
+        self.d.state = State::Aborting;
+        self.d.pause = None;
+        self.d.end = Some(By { who: by.into(), reason: reason.into(), at: self.now });
+        self.event("deployment.aborting", Severity::Notice, json!({ "by": by, "reason": reason }));
+        self.effects.push(Effect::AbortWorks);
+    }
+
+    fn rollback(&mut self, by: &str, mode: RollbackMode, id: DeploymentId, reason: &str) -> Result<(), Refusal> {
+        if self.d.kind == ReleaseKind::Rollback {
+            return Err(Refusal::Invalid("a rollback is not rolled back; release the version you want instead".into()));
+        }
+        if self.d.rolled_back_by.is_some() {
+            return Err(Refusal::NothingToDo("a rollback of it was requested already".into()));
+        }
+        match self.d.state {
+            s if s.is_before_running() => return Err(self.wrong("rolled back", ": cancel it")),
+            State::Aborting => return Err(self.wrong("rolled back", " until the abort has ended")),
+            State::Rejected | State::Expired | State::Cancelled | State::RolledBack => {
+                return Err(self.wrong("rolled back", ""));
+            }
+            State::Running | State::Paused => {
+                self.d.rolled_back_by = Some(id);
+                self.d.then_rollback = Some((mode, id));
+                self.abort(by, reason);
+            }
+            _ => {
+                self.d.rolled_back_by = Some(id);
+                self.effects.push(Effect::RequestRollback { mode, id: Some(id), by: by.into() });
+            }
+        }
+        self.event(
+            "deployment.rollback_requested",
+            Severity::Notice,
+            json!({ "by": by, "reason": reason, "rollback": id }),
+        );
+        Ok(())
+    }
+
+    /// Ends the deployment; the lock is freed by `progress` when no host is unknown.
+    pub(super) fn end(&mut self, state: State, by: &str, reason: &str) {
+        self.d.state = state;
+        self.d.pause = None;
+        self.d.ended_at = Some(self.now);
+        if state != State::Succeeded {
+            self.d.end = Some(By { who: by.into(), reason: reason.into(), at: self.now });
+        }
+        let (what, severity) = match state {
+            State::Succeeded => ("deployment.succeeded", Severity::Notice),
+            State::Failed => ("deployment.failed", Severity::Alert),
+            State::Rejected => ("deployment.rejected", Severity::Notice),
+            State::Expired => ("deployment.expired", Severity::Notice),
+            _ => ("deployment.cancelled", Severity::Notice),
+        };
+        let unknown = self.d.unknown_hosts();
+        self.event(what, severity, json!({ "by": by, "reason": reason, "unknown_hosts": unknown }));
+    }
+
+    pub(super) fn event(&mut self, what: &'static str, severity: Severity, mut payload: serde_json::Value) {
+        if let Some(o) = payload.as_object_mut() {
+            o.entry("version").or_insert_with(|| self.d.version.clone().into());
+            o.insert("state".into(), self.d.state.as_str().into());
+        }
+        self.effects.push(Effect::Event { what, severity, payload });
+    }
+
+    pub(super) fn wrong(&self, verb: &'static str, hint: &'static str) -> Refusal {
+        Refusal::WrongState { state: self.d.state, verb, hint }
+    }
+}
+
+impl PlanFacts {
+    /// What a deployment keeps of a plan with this digest.
+    pub fn of(plan: &crate::plan::Plan, digest: &str) -> PlanFacts {
+        use crate::plan::PlanStepKind;
+        let steps = plan.steps.iter().map(|s| StepRun {
+            id: s.id.clone(),
+            needs: s.needs.clone(),
+            state: if s.skipped { StepState::Skipped } else { StepState::Waiting },
+            kind: match &s.kind {
+                PlanStepKind::Central { action, .. } => {
+                    StepRunKind::Central { action: action.clone(), attempt: 0, work: None, reason: None }
+                }
+                PlanStepKind::Rollout(r) => StepRunKind::Rollout(RolloutRun {
+                    confirm: r.confirm,
+                    bake_s: r.bake_s,
+                    max_failures: r.max_failures,
+                    parallel: r.parallel,
+                    host_steps: r.steps.len() as u32,
+                    waves: r
+                        .waves
+                        .iter()
+                        .map(|w| WaveRun {
+                            state: WaveState::Waiting,
+                            work: None,
+                            hosts: w
+                                .iter()
+                                .filter_map(|h| plan.hosts.get(*h as usize))
+                                .map(|h| HostRun::waiting(h.name.clone()))
+                                .collect(),
+                        })
+                        .collect(),
+                }),
+            },
+        });
+        PlanFacts {
+            digest: digest.into(),
+            rules: plan.approvals.clone(),
+            on_failure: plan.on_failure,
+            steps: steps.collect(),
+        }
+    }
+}
