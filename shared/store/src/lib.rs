@@ -1,8 +1,11 @@
 //! The database: the one place that decides. One file an aggregate; `db` alone knows that there are two databases.
 
 mod db;
+pub mod decisions;
+pub mod deployments;
 pub mod events;
 pub mod leases;
+pub mod notifications;
 mod value;
 mod writer;
 

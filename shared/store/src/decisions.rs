@@ -1,0 +1,64 @@
+//! The scheduler's side of commands: what is yet to be decided, and the one outcome of each.
+
+use crate::{Error, Tx, decode, sql};
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+use uuid::Uuid;
+use windlass_contracts::command::{Command, CommandOutcome};
+use windlass_domain::ids::{CommandId, DeploymentId};
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    project: String,
+    environment: Option<String>,
+    deployment_id: Option<Uuid>,
+    actor: String,
+    payload: Json<serde_json::Value>,
+    trace: Option<String>,
+    created_at: DateTime<Utc>,
+}
+
+/// Undecided commands of a deployment, oldest first.
+pub async fn queued(tx: &mut Tx, deployment: DeploymentId) -> Result<Vec<Command>, Error> {
+    let rows: Vec<Row> = sql("SELECT c.id, c.project, c.environment, c.deployment_id, c.actor, c.payload, c.trace, c.created_at
+         FROM command_queue q JOIN commands c ON c.id = q.command_id WHERE q.deployment_id = $1 ORDER BY q.created_at, q.command_id")
+    .bind(deployment)
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter()
+        .map(|r| {
+            Ok(Command {
+                id: CommandId(r.id),
+                project: r.project,
+                environment: r.environment,
+                deployment: r.deployment_id.map(DeploymentId),
+                actor: r.actor,
+                verb: decode("command", r.payload.0)?,
+                created_at: r.created_at,
+                trace: r.trace,
+            })
+        })
+        .collect()
+}
+
+/// The deployment a command is about: what a doorbell with a command's id leads to.
+pub async fn deployment_of(tx: &mut Tx, id: CommandId) -> Result<Option<DeploymentId>, Error> {
+    let found: Option<Option<Uuid>> =
+        sql("SELECT deployment_id FROM commands WHERE id = $1").bind(id).fetch_scalar(tx).await?;
+    Ok(found.flatten().map(DeploymentId))
+}
+
+/// Records the outcome and takes the command off the queue. [`Error::Conflict`]: another process has decided it.
+pub async fn decide(tx: &mut Tx, id: CommandId, outcome: &CommandOutcome) -> Result<(), Error> {
+    sql("DELETE FROM command_queue WHERE command_id = $1").bind(id).execute_one(tx).await?;
+    sql("INSERT INTO command_outcomes (command_id, accepted, code, detail, deployment_id, decided_at) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(id)
+        .bind(outcome.accepted)
+        .bind(&outcome.code)
+        .bind(&outcome.detail)
+        .bind(outcome.deployment)
+        .bind(outcome.decided_at)
+        .execute_one(tx)
+        .await
+}

@@ -1,0 +1,295 @@
+//! Deployments with their releases, plans, approvals and the state of their environments. Writer: scheduler.
+
+use crate::{Error, Tx, Value, decode, sql};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
+use uuid::Uuid;
+use windlass_domain::{
+    Timestamp,
+    approval::Approval,
+    deployment::Deployment,
+    ids::{ArtifactId, DeploymentId, ReleaseId},
+    plan::Plan,
+    release::Release,
+};
+
+/// A deployment with the version its next save must name.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub deployment: Deployment,
+    pub version: u64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    doc: Json<serde_json::Value>,
+    version: i64,
+}
+
+impl TryFrom<Row> for Stored {
+    type Error = Error;
+    fn try_from(r: Row) -> Result<Stored, Error> {
+        Ok(Stored { deployment: decode("deployment", r.doc.0)?, version: r.version.unsigned_abs() })
+    }
+}
+
+pub async fn insert(tx: &mut Tx, d: &Deployment) -> Result<(), Error> {
+    sql("INSERT INTO deployments (id, project, environment, release_id, state, version, wake_at, created_at, updated_at, doc)
+         VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $7, $8)")
+    .bind(d.id)
+    .bind(&d.project)
+    .bind(&d.environment)
+    .bind(d.release)
+    .bind(d.state.as_str())
+    .bind(d.wake_at())
+    .bind(d.requested_at)
+    .bind(Value::json(d))
+    .execute_one(tx)
+    .await
+}
+
+/// Saves what was loaded at `version`; [`Error::Conflict`] when somebody else saved in between.
+pub async fn save(tx: &mut Tx, d: &Deployment, version: u64, now: Timestamp) -> Result<(), Error> {
+    sql("UPDATE deployments SET state = $3, version = version + 1, wake_at = $4, updated_at = $5, doc = $6 WHERE id = $1 AND version = $2")
+        .bind(d.id)
+        .bind(version)
+        .bind(d.state.as_str())
+        .bind(d.wake_at())
+        .bind(now)
+        .bind(Value::json(d))
+        .execute_one(tx)
+        .await
+}
+
+pub async fn get(tx: &mut Tx, id: DeploymentId) -> Result<Option<Stored>, Error> {
+    let row: Option<Row> =
+        sql("SELECT doc, version FROM deployments WHERE id = $1").bind(id).fetch_optional(tx).await?;
+    row.map(Stored::try_from).transpose()
+}
+
+/// Which deployments to list; `None` does not filter.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub project: Option<String>,
+    pub environment: Option<String>,
+    pub state: Option<String>,
+    /// Older than this one: the last of the page before.
+    pub before: Option<(Timestamp, DeploymentId)>,
+}
+
+/// Newest first.
+pub async fn list(tx: &mut Tx, f: &Filter, limit: u32) -> Result<Vec<Stored>, Error> {
+    let (at, id) = f.before.map_or((None, None), |(at, id)| (Some(at), Some(id)));
+    let rows: Vec<Row> = sql("SELECT doc, version FROM deployments
+         WHERE ($1 IS NULL OR project = $1) AND ($2 IS NULL OR environment = $2) AND ($3 IS NULL OR state = $3)
+           AND ($4 IS NULL OR (created_at, id) < ($4, $5))
+         ORDER BY created_at DESC, id DESC LIMIT $6")
+    .bind(f.project.as_deref())
+    .bind(f.environment.as_deref())
+    .bind(f.state.as_deref())
+    .bind(at)
+    .bind(id)
+    .bind(limit)
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(Stored::try_from).collect()
+}
+
+/// Deployments that need looking at though no message came: undecided commands, time that has passed, results not yet
+/// applied, a free lock with somebody waiting.
+pub async fn due(tx: &mut Tx, now: Timestamp) -> Result<Vec<DeploymentId>, Error> {
+    let rows: Vec<(Uuid,)> = sql("SELECT id FROM (
+           SELECT deployment_id AS id FROM command_queue WHERE deployment_id IS NOT NULL
+           UNION SELECT id FROM deployments WHERE wake_at IS NOT NULL AND wake_at <= $1
+           UNION SELECT w.deployment_id AS id FROM works w JOIN work_claims c ON c.work_id = w.id WHERE c.result_version > w.applied
+           UNION SELECT d.id FROM deployments d LEFT JOIN locks l ON l.project = d.project AND l.environment = d.environment
+             WHERE d.state = 'queued' AND l.deployment_id IS NULL
+         ) AS due LIMIT 1000")
+    .bind(now)
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().map(|(id,)| DeploymentId(id)).collect())
+}
+
+pub async fn insert_release(tx: &mut Tx, r: &Release) -> Result<(), Error> {
+    let kind = serde_json::to_value(r.kind).map_err(Error::Encode)?;
+    sql("INSERT INTO releases (id, project, version, kind, artifact_id, doc, created_at, created_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+    .bind(r.id)
+    .bind(&r.project)
+    .bind(&r.version)
+    .bind(kind.as_str().unwrap_or_default())
+    .bind(r.artifact)
+    .bind(Value::json(r))
+    .bind(r.created_at)
+    .bind(&r.created_by)
+    .execute_one(tx)
+    .await
+}
+
+pub async fn release(tx: &mut Tx, id: ReleaseId) -> Result<Option<Release>, Error> {
+    let doc: Option<Json<serde_json::Value>> =
+        sql("SELECT doc FROM releases WHERE id = $1").bind(id).fetch_scalar(tx).await?;
+    doc.map(|d| decode("release", d.0)).transpose()
+}
+
+/// Plans are kept as long as their deployment; the same digest is the same plan.
+pub async fn insert_plan(
+    tx: &mut Tx,
+    id: DeploymentId,
+    digest: &str,
+    plan: &Plan,
+    now: Timestamp,
+) -> Result<(), Error> {
+    sql("INSERT INTO plans (deployment_id, digest, doc, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
+        .bind(id)
+        .bind(digest)
+        .bind(Value::json(plan))
+        .bind(now)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+pub async fn plan(tx: &mut Tx, id: DeploymentId, digest: &str) -> Result<Option<Plan>, Error> {
+    let doc: Option<Json<serde_json::Value>> = sql("SELECT doc FROM plans WHERE deployment_id = $1 AND digest = $2")
+        .bind(id)
+        .bind(digest)
+        .fetch_scalar(tx)
+        .await?;
+    doc.map(|d| decode("plan", d.0)).transpose()
+}
+
+pub async fn insert_approval(tx: &mut Tx, a: &Approval) -> Result<(), Error> {
+    sql("INSERT INTO approvals (deployment_id, plan_digest, person, doc, at) VALUES ($1, $2, $3, $4, $5)")
+        .bind(a.deployment)
+        .bind(&a.plan_digest)
+        .bind(&a.person)
+        .bind(Value::json(a))
+        .bind(a.at)
+        .execute_one(tx)
+        .await
+}
+
+/// What ended well in an environment, newest first; the head is the last known good.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EnvironmentState {
+    pub good: Vec<Good>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Good {
+    pub release: ReleaseId,
+    pub artifact: ArtifactId,
+    pub deployment: DeploymentId,
+    pub version: String,
+    pub at: Timestamp,
+}
+
+/// How far back "last known good" can reach.
+const GOOD_KEPT: usize = 20;
+
+pub async fn environment_state(tx: &mut Tx, project: &str, environment: &str) -> Result<EnvironmentState, Error> {
+    let doc: Option<Json<serde_json::Value>> =
+        sql("SELECT doc FROM environment_state WHERE project = $1 AND environment = $2")
+            .bind(project)
+            .bind(environment)
+            .fetch_scalar(tx)
+            .await?;
+    doc.map_or(Ok(EnvironmentState::default()), |d| decode("environment state", d.0))
+}
+
+/// Remembers a release that ended well. The caller holds the environment's lock, so nobody else writes this row.
+pub async fn record_good(tx: &mut Tx, project: &str, environment: &str, good: Good) -> Result<(), Error> {
+    let mut state = environment_state(tx, project, environment).await?;
+    let at = good.at;
+    state.good.insert(0, good);
+    state.good.truncate(GOOD_KEPT);
+    sql("INSERT INTO environment_state (project, environment, doc, updated_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (project, environment) DO UPDATE SET doc = excluded.doc, updated_at = excluded.updated_at")
+    .bind(project)
+    .bind(environment)
+    .bind(Value::json(&state))
+    .bind(at)
+    .execute_one(tx)
+    .await
+}
+
+/// The lock of a project and environment, and who waits for it in which order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    pub project: String,
+    pub environment: String,
+    pub holder: Option<DeploymentId>,
+    pub fence: u64,
+    pub taken_at: Option<DateTime<Utc>>,
+}
+
+/// Takes the lock if it is free and `id` is at the head of the queue. Rollbacks go before releases, then first come first served.
+pub async fn try_lock(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<Option<u64>, Error> {
+    sql("INSERT INTO locks (project, environment, deployment_id, fence, taken_at) VALUES ($1, $2, NULL, 0, NULL) ON CONFLICT DO NOTHING")
+        .bind(&d.project)
+        .bind(&d.environment)
+        .execute(tx)
+        .await?;
+    // The write comes first: on PostgreSQL it locks the row, so the queue read after it cannot be overtaken.
+    let fence: Option<i64> = sql("UPDATE locks SET deployment_id = $3, fence = fence + 1, taken_at = $4
+         WHERE project = $1 AND environment = $2 AND deployment_id IS NULL RETURNING fence")
+    .bind(&d.project)
+    .bind(&d.environment)
+    .bind(d.id)
+    .bind(now)
+    .fetch_scalar(tx)
+    .await?;
+    Ok(fence.map(i64::unsigned_abs))
+}
+
+/// Frees the lock if `id` holds it.
+pub async fn unlock(tx: &mut Tx, id: DeploymentId, project: &str, environment: &str) -> Result<(), Error> {
+    sql("UPDATE locks SET deployment_id = NULL, taken_at = NULL WHERE project = $1 AND environment = $2 AND deployment_id = $3")
+        .bind(project)
+        .bind(environment)
+        .bind(id)
+        .execute_one(tx)
+        .await
+}
+
+/// Who waits for the lock of an environment, next first.
+pub async fn queue(tx: &mut Tx, project: &str, environment: &str) -> Result<Vec<DeploymentId>, Error> {
+    let rows: Vec<(Uuid,)> = sql("SELECT d.id FROM deployments d JOIN releases r ON r.id = d.release_id
+         WHERE d.project = $1 AND d.environment = $2 AND d.state = 'queued'
+         ORDER BY CASE WHEN r.kind = 'rollback' THEN 0 ELSE 1 END, d.created_at, d.id")
+    .bind(project)
+    .bind(environment)
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().map(|(id,)| DeploymentId(id)).collect())
+}
+
+#[derive(sqlx::FromRow)]
+struct LockRow {
+    project: String,
+    environment: String,
+    deployment_id: Option<Uuid>,
+    fence: i64,
+    taken_at: Option<DateTime<Utc>>,
+}
+
+/// All locks that were ever taken, held or free.
+pub async fn locks(tx: &mut Tx) -> Result<Vec<Lock>, Error> {
+    let rows: Vec<LockRow> =
+        sql("SELECT project, environment, deployment_id, fence, taken_at FROM locks ORDER BY project, environment")
+            .fetch_all(tx)
+            .await?;
+    Ok(rows
+        .into_iter()
+        .map(|r| Lock {
+            project: r.project,
+            environment: r.environment,
+            holder: r.deployment_id.map(DeploymentId),
+            fence: r.fence.unsigned_abs(),
+            taken_at: r.taken_at,
+        })
+        .collect())
+}
