@@ -339,15 +339,26 @@ CREATE TABLE notifications (
   last_error text,
   created_at timestamptz NOT NULL,
   updated_at timestamptz NOT NULL,
+  retried_at timestamptz,
   UNIQUE (event_id, channel)
 );
 CREATE INDEX notifications_due ON notifications (next_at) WHERE state = 'pending';
--- writer: notifier. What each channel's provider still allows.
+CREATE INDEX notifications_by_state ON notifications (state, created_at, id);
+-- writer: api inserts; notifier deletes when it has queued the dead notification again.
+CREATE TABLE notification_retries (
+  id uuid PRIMARY KEY,
+  requested_by text NOT NULL,
+  at timestamptz NOT NULL
+);
+-- writer: notifier. What each far end (a robot, a mail server) still allows, and how often in a row it failed; `channel` is
+-- the provider and the name of its URL secret, because two channels of one robot share its limit. The row is also the lock
+-- under which deliveries to it are claimed.
 CREATE TABLE channel_rates (
   channel text PRIMARY KEY,
   tokens double precision NOT NULL,
   refilled_at timestamptz NOT NULL,
-  blocked_until timestamptz
+  blocked_until timestamptz,
+  failures bigint NOT NULL
 );
 
 -- writer: auditor. Leaf `idx` of the Merkle tree is one event; `leaf` is the exact bytes that were hashed.

@@ -339,15 +339,26 @@ CREATE TABLE notifications (
   last_error TEXT,
   created_at TEXT NOT NULL,
   updated_at TEXT NOT NULL,
+  retried_at TEXT,
   UNIQUE (event_id, channel)
 ) STRICT;
 CREATE INDEX notifications_due ON notifications (next_at) WHERE state = 'pending';
--- writer: notifier. What each channel's provider still allows.
+CREATE INDEX notifications_by_state ON notifications (state, created_at, id);
+-- writer: api inserts; notifier deletes when it has queued the dead notification again.
+CREATE TABLE notification_retries (
+  id BLOB PRIMARY KEY,
+  requested_by TEXT NOT NULL,
+  at TEXT NOT NULL
+) STRICT;
+-- writer: notifier. What each far end (a robot, a mail server) still allows, and how often in a row it failed; `channel` is
+-- the provider and the name of its URL secret, because two channels of one robot share its limit. The row is also the lock
+-- under which deliveries to it are claimed.
 CREATE TABLE channel_rates (
   channel TEXT PRIMARY KEY,
   tokens REAL NOT NULL,
   refilled_at TEXT NOT NULL,
-  blocked_until TEXT
+  blocked_until TEXT,
+  failures INTEGER NOT NULL
 ) STRICT;
 
 -- writer: auditor. Leaf `idx` of the Merkle tree is one event; `leaf` is the exact bytes that were hashed.

@@ -1,5 +1,6 @@
 //! The database: the one place that decides. One file an aggregate; `db` alone knows that there are two databases.
 
+pub mod audit;
 pub mod catalog;
 mod db;
 pub mod decisions;

@@ -172,8 +172,7 @@ pub async fn list(
     }
     values.push(limit.into());
     text.push_str(&format!(" ORDER BY created_at DESC, id DESC LIMIT ${}", values.len()));
-    let rows: Vec<Row> =
-        values.into_iter().fold(sql(AssertSqlSafe(text)), |q, v| q.bind(v)).fetch_all(tx).await?;
+    let rows: Vec<Row> = values.into_iter().fold(sql(AssertSqlSafe(text)), |q, v| q.bind(v)).fetch_all(tx).await?;
     rows.into_iter().map(Notification::try_from).collect()
 }
 
@@ -188,11 +187,9 @@ pub async fn pending(tx: &mut Tx, channel: &str) -> Result<u64, Error> {
 
 /// Channels with something to send now, the one that waited longest first.
 pub async fn due_channels(tx: &mut Tx, now: DateTime<Utc>) -> Result<Vec<String>, Error> {
-    let rows: Vec<(String,)> = sql(
-        "SELECT channel FROM notifications
+    let rows: Vec<(String,)> = sql("SELECT channel FROM notifications
          WHERE state = 'pending' AND next_at <= $1 AND (leased_until IS NULL OR leased_until <= $1)
-         GROUP BY channel ORDER BY MIN(next_at)",
-    )
+         GROUP BY channel ORDER BY MIN(next_at)")
     .bind(now)
     .fetch_all(tx)
     .await?;
@@ -268,19 +265,30 @@ pub async fn hold(tx: &mut Tx, channel: &str, reason: &str, now: DateTime<Utc>) 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
     /// With a note when it went well only in part.
-    Sent { note: Option<String> },
+    Sent {
+        note: Option<String>,
+    },
     /// `counted`: the try counts towards the bound.
-    Again { at: DateTime<Utc>, error: String, counted: bool },
-    Dead { error: String },
+    Again {
+        at: DateTime<Utc>,
+        error: String,
+        counted: bool,
+    },
+    Dead {
+        error: String,
+    },
 }
 
 /// Records how the leased try `n.attempts` ended. `false`: the lease was lost and somebody else decides.
 pub async fn settle(tx: &mut Tx, n: &Notification, settled: &Settled, now: DateTime<Utc>) -> Result<bool, Error> {
     let (state, next_at, error, attempts) = match settled {
         Settled::Sent { note } => (State::Sent, n.next_at, note.as_deref(), n.attempts),
-        Settled::Again { at, error, counted } => {
-            (State::Pending, *at, Some(error.as_str()), if *counted { n.attempts } else { n.attempts.saturating_sub(1) })
-        }
+        Settled::Again { at, error, counted } => (
+            State::Pending,
+            *at,
+            Some(error.as_str()),
+            if *counted { n.attempts } else { n.attempts.saturating_sub(1) },
+        ),
         Settled::Dead { error } => (State::Dead, n.next_at, Some(error.as_str()), n.attempts),
     };
     let rows = sql(
@@ -321,10 +329,8 @@ pub async fn request_retry(
     requested_by: &str,
     now: DateTime<Utc>,
 ) -> Result<bool, Error> {
-    let dead: Option<i64> = sql("SELECT COUNT(*) FROM notifications WHERE id = $1 AND state = 'dead'")
-        .bind(id)
-        .fetch_scalar(tx)
-        .await?;
+    let dead: Option<i64> =
+        sql("SELECT COUNT(*) FROM notifications WHERE id = $1 AND state = 'dead'").bind(id).fetch_scalar(tx).await?;
     if dead != Some(1) {
         return Ok(false);
     }
