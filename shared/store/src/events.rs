@@ -131,6 +131,31 @@ pub async fn queued(
     events(rows)
 }
 
+/// Events of one stream before `before` that a consumer has yet to take, in the stream's order.
+pub async fn queued_of(
+    tx: &mut Tx,
+    consumer: &str,
+    aggregate: &str,
+    id: &str,
+    before: u64,
+    limit: u32,
+) -> Result<Vec<Event>, Error> {
+    let rows = sql(
+        "SELECT e.id, e.aggregate, e.aggregate_id, e.agg_seq, e.type, e.project, e.environment, e.severity, e.actor,
+                e.at, e.payload, e.trace
+         FROM events e JOIN event_queue q ON q.event_id = e.id AND q.consumer = $1
+         WHERE e.aggregate = $2 AND e.aggregate_id = $3 AND e.agg_seq < $4 ORDER BY e.agg_seq LIMIT $5",
+    )
+    .bind(consumer)
+    .bind(aggregate)
+    .bind(id)
+    .bind(before)
+    .bind(limit)
+    .fetch_all(tx)
+    .await?;
+    events(rows)
+}
+
 /// Takes events off a consumer's queue; call it in the transaction of the effect. Returns how many were still there:
 /// fewer than given means another process took some, and the caller must not apply those again.
 pub async fn done(tx: &mut Tx, consumer: &str, ids: &[EventId]) -> Result<u64, Error> {
