@@ -252,6 +252,13 @@ CREATE TABLE works (
   created_at timestamptz NOT NULL
 );
 CREATE INDEX works_by_deployment ON works (deployment_id);
+-- writer: scheduler. A person took responsibility for an unknown task; executors apply the row and rewrite the result.
+CREATE TABLE task_overrides (
+  task_id uuid PRIMARY KEY,
+  person text NOT NULL,
+  reason text NOT NULL,
+  at timestamptz NOT NULL
+);
 -- writer: scheduler
 CREATE TABLE environment_state (
   project text NOT NULL,

@@ -252,6 +252,13 @@ CREATE TABLE works (
   created_at TEXT NOT NULL
 ) STRICT;
 CREATE INDEX works_by_deployment ON works (deployment_id);
+-- writer: scheduler. A person took responsibility for an unknown task; executors apply the row and rewrite the result.
+CREATE TABLE task_overrides (
+  task_id BLOB PRIMARY KEY,
+  person TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  at TEXT NOT NULL
+) STRICT;
 -- writer: scheduler
 CREATE TABLE environment_state (
   project TEXT NOT NULL,

@@ -8,7 +8,9 @@ pub mod deployments;
 pub mod events;
 pub mod leases;
 pub mod notifications;
+pub mod tasks;
 mod value;
+pub mod works;
 mod writer;
 
 pub use db::{Dialect, Sql, Store, Tx, sql};

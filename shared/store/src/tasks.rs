@@ -1,0 +1,178 @@
+//! Tasks as stored: the document of `domain::task::Task` beside the columns queries need.
+
+use crate::{Error, Tx, Value, decode, sql};
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, types::Json};
+use uuid::Uuid;
+use windlass_domain::{
+    Timestamp,
+    ids::{AgentId, DeploymentId, TaskId, WorkId},
+    task::Task,
+};
+
+const COLUMNS: &str = "t.work_id, t.deployment_id, t.step, t.segment, t.version, t.doc";
+
+/// A task with where it belongs and its row version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredTask {
+    pub work: WorkId,
+    pub deployment: DeploymentId,
+    /// Id of the rollout step.
+    pub step: String,
+    pub segment: u32,
+    pub version: u64,
+    pub task: Task,
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct Row {
+    work_id: Uuid,
+    deployment_id: Uuid,
+    step: String,
+    segment: i64,
+    version: i64,
+    doc: Json<serde_json::Value>,
+}
+
+impl TryFrom<Row> for StoredTask {
+    type Error = Error;
+    fn try_from(r: Row) -> Result<StoredTask, Error> {
+        Ok(StoredTask {
+            work: WorkId(r.work_id),
+            deployment: DeploymentId(r.deployment_id),
+            step: r.step,
+            segment: u32::try_from(r.segment).map_err(|_| Error::Unknown("tasks.segment"))?,
+            version: r.version.unsigned_abs(),
+            task: decode("tasks.doc", r.doc.0)?,
+        })
+    }
+}
+
+/// Inserts a new task at version 1. A second attempt of the same number is a unique violation.
+pub async fn insert(tx: &mut Tx, t: &StoredTask, now: Timestamp) -> Result<(), Error> {
+    sql("INSERT INTO tasks (id, work_id, deployment_id, step, segment, host, agent_id, attempt, state, version, doc, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)")
+    .bind(t.task.id)
+    .bind(t.work)
+    .bind(t.deployment)
+    .bind(&t.step)
+    .bind(t.segment)
+    .bind(&t.task.host)
+    .bind(t.task.agent)
+    .bind(t.task.attempt)
+    .bind(t.task.state.as_str())
+    .bind(t.version)
+    .bind(Value::json(&t.task))
+    .bind(now)
+    .execute_one(tx)
+    .await
+}
+
+/// Stores `next` over the version in `t` and returns the row as it now stands. The claim must be held at `epoch`
+/// ([`Error::Conflict`] otherwise): a zombie executor's write hits nothing.
+pub async fn store(tx: &mut Tx, t: &StoredTask, next: Task, epoch: u64, now: Timestamp) -> Result<StoredTask, Error> {
+    sql("UPDATE tasks SET state = $3, version = $4, doc = $5, updated_at = $6, agent_id = $7 WHERE id = $1 AND version = $2
+         AND EXISTS (SELECT 1 FROM work_claims c WHERE c.work_id = tasks.work_id AND c.epoch = $8)")
+    .bind(next.id)
+    .bind(t.version)
+    .bind(next.state.as_str())
+    .bind(t.version + 1)
+    .bind(Value::json(&next))
+    .bind(now)
+    .bind(next.agent)
+    .bind(epoch)
+    .execute_one(tx)
+    .await?;
+    Ok(StoredTask { task: next, version: t.version + 1, ..t.clone() })
+}
+
+pub async fn get(tx: &mut Tx, id: TaskId) -> Result<Option<StoredTask>, Error> {
+    let row: Option<Row> = sql(AssertSqlSafe(format!("SELECT {COLUMNS} FROM tasks t WHERE t.id = $1")))
+        .bind(id)
+        .fetch_optional(tx)
+        .await?;
+    row.map(StoredTask::try_from).transpose()
+}
+
+async fn many(tx: &mut Tx, filter: &str, id: Uuid) -> Result<Vec<StoredTask>, Error> {
+    let rows: Vec<Row> = sql(AssertSqlSafe(format!("SELECT {COLUMNS} FROM tasks t WHERE {filter} ORDER BY t.id")))
+        .bind(id)
+        .fetch_all(tx)
+        .await?;
+    rows.into_iter().map(StoredTask::try_from).collect()
+}
+
+pub async fn of_work(tx: &mut Tx, work: WorkId) -> Result<Vec<StoredTask>, Error> {
+    many(tx, "t.work_id = $1", work.0).await
+}
+
+pub async fn of_deployment(tx: &mut Tx, deployment: DeploymentId) -> Result<Vec<StoredTask>, Error> {
+    many(tx, "t.deployment_id = $1", deployment.0).await
+}
+
+/// Tasks an agent may still start, run or report: offered, granted, unknown.
+pub async fn open_of_agent(tx: &mut Tx, agent: AgentId) -> Result<Vec<StoredTask>, Error> {
+    many(tx, "t.agent_id = $1 AND t.state IN ('offered', 'granted', 'unknown')", agent.0).await
+}
+
+/// Earlier attempts of one host's task that forbid the next one (invariant I7): their states.
+pub async fn earlier_attempts(
+    tx: &mut Tx,
+    deployment: DeploymentId,
+    step: &str,
+    segment: u32,
+    host: &str,
+    below: u32,
+) -> Result<Vec<StoredTask>, Error> {
+    let rows: Vec<Row> = sql(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM tasks t WHERE t.deployment_id = $1 AND t.step = $2 AND t.segment = $3 AND t.host = $4
+         AND t.attempt < $5 ORDER BY t.attempt"
+    )))
+    .bind(deployment)
+    .bind(step)
+    .bind(segment)
+    .bind(host)
+    .bind(below)
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(StoredTask::try_from).collect()
+}
+
+/// Number of tasks by state, for metrics.
+pub async fn count_by_state(tx: &mut Tx) -> Result<Vec<(String, i64)>, Error> {
+    sql("SELECT state, COUNT(*) FROM tasks WHERE state IN ('pending', 'offered', 'granted', 'unknown') GROUP BY state")
+        .fetch_all(tx)
+        .await
+}
+
+/// A person's word that an unknown task counts as ended. Written by the scheduler, applied by executors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    pub task: TaskId,
+    pub by: String,
+    pub reason: String,
+    pub at: Timestamp,
+}
+
+/// Records an override; a second one for the same task changes nothing. Ring `subjects::work(pool)` after the commit.
+pub async fn insert_override(tx: &mut Tx, o: &Override) -> Result<(), Error> {
+    sql("INSERT INTO task_overrides (task_id, person, reason, at) VALUES ($1, $2, $3, $4) ON CONFLICT (task_id) DO NOTHING")
+        .bind(o.task)
+        .bind(&o.by)
+        .bind(&o.reason)
+        .bind(o.at)
+        .execute(tx)
+        .await
+        .map(|_| ())
+}
+
+/// Overrides whose task is still unknown.
+pub async fn overrides_to_apply(tx: &mut Tx, limit: u32) -> Result<Vec<Override>, Error> {
+    let rows: Vec<(Uuid, String, String, DateTime<Utc>)> =
+        sql("SELECT o.task_id, o.person, o.reason, o.at FROM task_overrides o JOIN tasks t ON t.id = o.task_id
+         WHERE t.state = 'unknown' ORDER BY o.task_id LIMIT $1")
+        .bind(limit)
+        .fetch_all(tx)
+        .await?;
+    Ok(rows.into_iter().map(|(id, by, reason, at)| Override { task: TaskId(id), by, reason, at }).collect())
+}
