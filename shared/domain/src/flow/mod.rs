@@ -1,5 +1,6 @@
 //! Flows: the reusable definition of a release, as validated data. `parse` reads the YAML; a `Flow` value is always valid.
 
+pub mod actions;
 mod parse;
 
 pub use parse::parse;
