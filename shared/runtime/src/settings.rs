@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -101,12 +101,16 @@ pub struct Nats {
     pub system_creds: Option<PathBuf>,
     /// The `nats-server` binary that `windlass up` starts. Unset: `<state_dir>/tools/bin`, then PATH.
     pub server_binary: Option<PathBuf>,
+    /// Address the embedded server listens on; agents on other hosts need one they can reach.
+    pub server_host: IpAddr,
     /// Client port of the embedded server; 0 lets the system choose.
     pub server_port: u16,
     /// Monitoring port of the embedded server, on loopback. Unset: off.
     pub monitor_port: Option<u16>,
     /// NATS URLs that agents are told at enrolment. Empty: `urls`.
     pub agent_urls: Vec<String>,
+    /// Copies of each stream on a NATS cluster.
+    pub replicas: usize,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -214,9 +218,11 @@ impl Default for Nats {
             agents_creds: None,
             system_creds: None,
             server_binary: None,
+            server_host: Ipv4Addr::LOCALHOST.into(),
             server_port: 4222,
             monitor_port: None,
             agent_urls: vec![],
+            replicas: 1,
         }
     }
 }

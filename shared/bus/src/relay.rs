@@ -1,0 +1,135 @@
+//! The relay: publishes what was committed. What this process commits goes out at once; what is older than a moment, from
+//! any process, goes out from the queue table. A row leaves the table only after the stream has confirmed its event, so
+//! nothing is lost to a broker that is away, and the event id makes a repeat harmless.
+
+use crate::{Bus, Context, wake::Backoff};
+use futures::{StreamExt, stream};
+use std::time::Duration;
+use tokio::{sync::broadcast::error::RecvError, time::MissedTickBehavior};
+use windlass_contracts::{envelope::CloudEvent, subjects};
+use windlass_domain::{event::Event, ids::EventId};
+use windlass_store::{Store, events};
+
+/// Younger rows are left to the process that committed them.
+const STALE: Duration = Duration::from_secs(2);
+const SWEEP: Duration = Duration::from_secs(2);
+const BATCH: usize = 256;
+/// Below the broker's limit of 1 MiB, with room for headers.
+const MAX_BODY: usize = 900 * 1024;
+/// Confirmations awaited at once.
+const IN_FLIGHT: usize = 64;
+
+/// Runs until shutdown. One a process.
+pub async fn relay(ctx: Context) {
+    let mut fresh = ctx.store.committed();
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        let work = tokio::select! {
+            () = ctx.shutdown.cancelled() => return,
+            batch = fresh.recv() => match batch {
+                Ok(first) => {
+                    let mut all: Vec<Event> = first.to_vec();
+                    while all.len() < BATCH && let Ok(more) = fresh.try_recv() {
+                        all.extend(more.iter().cloned());
+                    }
+                    Some(all)
+                }
+                // Too much at once to follow: the sweep has it all.
+                Err(RecvError::Lagged(_)) => None,
+                Err(RecvError::Closed) => return,
+            },
+            _ = sweep.tick() => None,
+        };
+        let pass = async {
+            match work {
+                Some(events) => publish(&ctx.store, &ctx.bus, &events).await,
+                None => drain(&ctx.store, &ctx.bus).await,
+            }
+        };
+        let result = tokio::select! {
+            () = ctx.shutdown.cancelled() => return,
+            r = pass => r,
+        };
+        match result {
+            Ok(()) => backoff.reset(),
+            Err(error) => {
+                let error: &(dyn std::error::Error + 'static) = &error;
+                tracing::warn!(error, "events not relayed; they stay in the queue");
+                tokio::select! {
+                    () = ctx.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(backoff.next()) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Publishes what has been in the queue for a moment, whoever put it there.
+async fn drain(store: &Store, bus: &Bus) -> Result<(), windlass_store::Error> {
+    while bus.is_up() {
+        let mut c = store.read().await?;
+        let older = c.now().await? - STALE;
+        let stale = events::queued(&mut c, events::BUS, Some(older), BATCH as u32).await?;
+        drop(c);
+        let n = stale.len();
+        let left = publish_counting(store, bus, &stale).await?;
+        if n < BATCH || left > 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn publish(store: &Store, bus: &Bus, all: &[Event]) -> Result<(), windlass_store::Error> {
+    publish_counting(store, bus, all).await.map(drop)
+}
+
+/// Publishes, then takes what was confirmed off the queue. Returns how many were not.
+async fn publish_counting(store: &Store, bus: &Bus, all: &[Event]) -> Result<usize, windlass_store::Error> {
+    if all.is_empty() || !bus.is_up() {
+        return Ok(all.len());
+    }
+    let confirmed: Vec<EventId> = stream::iter(all)
+        .map(|event| async move {
+            match send(bus, event).await {
+                Ok(()) => Some(event.id),
+                Err(error) => {
+                    tracing::debug!(event = %event.id, %error, "event not confirmed");
+                    None
+                }
+            }
+        })
+        .buffered(IN_FLIGHT)
+        .filter_map(std::future::ready)
+        .collect()
+        .await;
+    let left = all.len() - confirmed.len();
+    if !confirmed.is_empty() {
+        let mut tx = store.write().await?;
+        events::done(&mut tx, events::BUS, &confirmed).await?;
+        tx.commit().await?;
+    }
+    if left > 0
+        && bus.is_up()
+        && let Err(error) = bus.ensure_topology().await
+    {
+        let error: &(dyn std::error::Error + 'static) = &error;
+        tracing::warn!(error, "cannot ensure the streams");
+    }
+    Ok(left)
+}
+
+async fn send(bus: &Bus, event: &Event) -> Result<(), crate::doorbell::BusError> {
+    let subject = subjects::event(&event.aggregate, &event.aggregate_id, &event.what);
+    let mut envelope = CloudEvent::of(event);
+    let mut body = serde_json::to_vec(&envelope).unwrap_or_default();
+    if body.len() > MAX_BODY {
+        // Too large for the broker: tell of it without its data, rather than never.
+        envelope.data = None;
+        envelope.extensions.insert("windlassdataomitted".into(), true.into());
+        body = serde_json::to_vec(&envelope).unwrap_or_default();
+    }
+    bus.publish_stored(subject, body, &event.id.to_string(), event.trace.as_deref()).await
+}
