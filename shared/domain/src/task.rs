@@ -149,6 +149,9 @@ pub struct Task {
     /// Why it is what it is, for people.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Left alone because the failure budget was used up; then `state` is `NotStarted`.
+    #[serde(default)]
+    pub auto_stopped: bool,
     pub offered_at: Option<Timestamp>,
     pub granted_at: Option<Timestamp>,
     pub started_at: Option<Timestamp>,
@@ -181,6 +184,10 @@ pub enum TaskInput {
     },
     /// Withdraw: abort, failure budget, or nobody answered the offer.
     Withdraw {
+        reason: String,
+    },
+    /// Withdraw because the failure budget is used up.
+    AutoStop {
         reason: String,
     },
     /// The agent has been silent too long, or another instance answers for the host.
@@ -272,6 +279,10 @@ impl Task {
                 return Err(Refusal::OtherInstance);
             }
             (Pending | Offered, TaskInput::Withdraw { reason }) => t.settle(NotStarted, Some(reason), now),
+            (Pending | Offered, TaskInput::AutoStop { reason }) => {
+                t.auto_stopped = true;
+                t.settle(NotStarted, Some(reason), now);
+            }
             (Granted, TaskInput::Silent { reason }) => t.settle(Unknown, Some(reason), now),
             (Unknown, TaskInput::Silent { .. }) => return Err(Refusal::Duplicate),
             (Unknown, TaskInput::Override { by, reason }) => {
@@ -300,6 +311,7 @@ impl Task {
             TaskState::Succeeded => Outcome::Succeeded,
             TaskState::Failed => Outcome::Failed,
             TaskState::Cancelled => Outcome::Cancelled,
+            TaskState::NotStarted if self.auto_stopped => Outcome::AutoStopped,
             TaskState::NotStarted => Outcome::NotStarted,
             TaskState::Unknown => Outcome::Unknown,
             // A person said: treat it as failed; what it did is not known.
