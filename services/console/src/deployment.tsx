@@ -1,0 +1,222 @@
+// One deployment: what it waits for, its waves and hosts changing live, the buttons, the log.
+import { useCallback, useEffect, useRef, useState } from "react";
+import { type Deployment, follow, get, type HostRun, post, type Step, type Wave } from "./api";
+import { Logs } from "./logs";
+import { Ago, State, WaitingText } from "./parts";
+
+/** Events come in bursts; one reading serves a whole burst. */
+const GATHER_MS = 50;
+
+export function DeploymentPage({ id, me }: { id: string; me: string }) {
+  const [d, setD] = useState<Deployment | null>(null);
+  const [error, setError] = useState("");
+  const [live, setLive] = useState(false);
+  const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
+
+  const load = useCallback(async () => {
+    try {
+      setD(await get<Deployment>(`/deployments/${id}`));
+      setError("");
+    } catch (e) {
+      setError(String(e));
+    }
+  }, [id]);
+  useEffect(() => {
+    void load();
+    const soon = () => {
+      timer.current ??= setTimeout(() => {
+        timer.current = undefined;
+        void load();
+      }, GATHER_MS);
+    };
+    const stop = follow(`/deployments/${id}/events`, soon, (l) => {
+      setLive(l);
+      soon();
+    });
+    return () => {
+      stop();
+      clearTimeout(timer.current);
+      timer.current = undefined;
+    };
+  }, [id, load]);
+
+  if (!d) return error ? <p role="alert">{error}</p> : <p className="muted">Loading…</p>;
+  return (
+    <article>
+      <h1>
+        {d.project} {d.version} <span className="muted">to</span> {d.environment} <State state={d.state} />
+        {live && <span className="live">live</span>}
+      </h1>
+      {d.waiting_on.length > 0 && (
+        <p className="waiting" data-testid="waiting">
+          Waiting for <WaitingText waiting={d.waiting_on} />
+        </p>
+      )}
+      {error && <p role="alert">{error}</p>}
+      <Buttons d={d} me={me} done={load} />
+      <dl>
+        <dt>Requested</dt>
+        <dd>
+          by {d.requested_by}, <Ago at={d.requested_at} />
+          {d.note && <> — {d.note}</>}
+        </dd>
+        <dt>Plan</dt>
+        <dd>
+          <code title={d.plan_digest}>{d.plan_digest.slice(0, 19)}…</code>
+        </dd>
+        {d.approvals.length > 0 && (
+          <>
+            <dt>Decisions</dt>
+            <dd>
+              {d.approvals.map((a) => (
+                <span key={a.person} className={`decision ${a.decision}`}>
+                  {a.decision} by {a.person} {a.comment && `(${a.comment})`}
+                </span>
+              ))}
+            </dd>
+          </>
+        )}
+        {d.rolled_back_by && (
+          <>
+            <dt>Rollback</dt>
+            <dd>
+              <a href={`#/deployments/${d.rolled_back_by}`}>{d.rolled_back_by}</a>
+            </dd>
+          </>
+        )}
+      </dl>
+      {d.steps.map((s) => (
+        <StepView key={s.id} step={s} />
+      ))}
+      <Logs id={id} />
+    </article>
+  );
+}
+
+function StepView({ step }: { step: Step }) {
+  return (
+    <section className="step">
+      <h2>
+        {step.id} {step.action && <span className="muted">{step.action}</span>} <State state={step.state} />
+      </h2>
+      {step.reason && <p className="reason">{step.reason}</p>}
+      {step.waves?.map((w, i) => <WaveView key={i} n={i} wave={w} />)}
+    </section>
+  );
+}
+
+function WaveView({ n, wave }: { n: number; wave: Wave }) {
+  return (
+    <div className="wave" data-state={wave.state}>
+      <h3>
+        {n === 0 ? "Canary" : `Wave ${n + 1}`} <State state={wave.state} />
+      </h3>
+      <ul className="hosts">
+        {wave.hosts.map((h) => (
+          <HostView key={h.host} h={h} />
+        ))}
+      </ul>
+    </div>
+  );
+}
+
+function HostView({ h }: { h: HostRun }) {
+  return (
+    <li className={`host ${h.state}`} title={h.reason ?? h.state}>
+      <b>{h.host}</b> <State state={h.state} />
+      {h.attempt > 1 && <span className="muted"> attempt {h.attempt}</span>}
+      {h.reason && <div className="reason">{h.reason}</div>}
+    </li>
+  );
+}
+
+type Verb = { name: string; path: string; body: (reason: string) => unknown; ask?: string; danger?: boolean };
+
+/** The verbs that can do something in this state; the server has the last word. */
+export function verbs(d: Pick<Deployment, "state" | "plan_digest" | "requested_by" | "kind" | "rolled_back_by" | "waiting_on" | "steps">, me: string): Verb[] {
+  const out: Verb[] = [];
+  const waits = (on: string) => d.waiting_on.some((w) => w.on === on);
+  if (d.state === "awaiting_approval") {
+    // Bound to the plan that this page shows: if it changes in the meantime, the server refuses.
+    if (d.requested_by !== me) out.push({ name: "Approve", path: "approve", body: (comment) => ({ digest: d.plan_digest, comment }) });
+    out.push({ name: "Reject", path: "reject", body: (comment) => ({ digest: d.plan_digest, comment }), ask: "Why?", danger: true });
+  }
+  if (["awaiting_approval", "scheduled", "queued"].includes(d.state)) {
+    out.push({ name: "Cancel", path: "cancel", body: (reason) => ({ reason }), ask: "Why?", danger: true });
+  }
+  if (d.state === "running" || d.state === "paused") {
+    d.steps.forEach((s) =>
+      s.waves?.forEach((w, i) => {
+        if (w.state === "confirming") out.push({ name: `Confirm wave ${i + 1}`, path: "confirm", body: () => ({ wave: i }) });
+      }),
+    );
+    if (waits("intervention")) {
+      out.push({ name: "Retry", path: "retry", body: () => ({ hosts: [] }) });
+      out.push({ name: "Skip step", path: "skip", body: () => ({ hosts: [] }) });
+      out.push({ name: "Ignore", path: "ignore", body: (reason) => ({ hosts: [], reason }), ask: "Why may it be ignored?" });
+    }
+    if (waits("operator")) out.push({ name: "Resume", path: "resume", body: () => ({}) });
+    else out.push({ name: "Pause", path: "pause", body: (reason) => ({ reason }), ask: "Why?" });
+    out.push({ name: "Abort", path: "abort", body: (reason) => ({ reason }), ask: "Why?", danger: true });
+  }
+  if (waits("unknown")) {
+    out.push({ name: "Override unknown", path: "override", body: (reason) => ({ hosts: [], reason }), ask: "What do you know about these hosts?", danger: true });
+  }
+  const over = ["paused", "failed", "aborted", "succeeded"].includes(d.state);
+  if (over && d.kind !== "rollback" && !d.rolled_back_by) {
+    out.push({ name: "Roll back", path: "rollback", body: (reason) => ({ mode: "normal", reason }), ask: "Why?", danger: true });
+  }
+  return out;
+}
+
+function Buttons({ d, me, done }: { d: Deployment; me: string; done: () => Promise<void> }) {
+  const [busy, setBusy] = useState("");
+  const [asking, setAsking] = useState<Verb | null>(null);
+  const [reason, setReason] = useState("");
+  const [answer, setAnswer] = useState<{ ok: boolean; text: string } | null>(null);
+
+  const send = async (v: Verb) => {
+    setBusy(v.name);
+    setAsking(null);
+    try {
+      const r = await post(`/deployments/${d.id}/${v.path}`, v.body(reason));
+      setAnswer({ ok: true, text: r.detail ?? "done" });
+    } catch (e) {
+      setAnswer({ ok: false, text: e instanceof Error ? e.message : String(e) });
+    }
+    setBusy("");
+    setReason("");
+    await done();
+  };
+
+  return (
+    <div className="buttons">
+      {verbs(d, me).map((v) => (
+        <button
+          type="button"
+          key={v.name}
+          className={v.danger ? "danger" : ""}
+          disabled={busy !== ""}
+          onClick={() => (v.ask ? setAsking(v) : void send(v))}
+        >
+          {busy === v.name ? "…" : v.name}
+        </button>
+      ))}
+      {asking && (
+        <form
+          onSubmit={(e) => {
+            e.preventDefault();
+            void send(asking);
+          }}
+        >
+          <input value={reason} onChange={(e) => setReason(e.target.value)} placeholder={asking.ask} autoFocus required />
+          <button type="submit">{asking.name}</button>
+          <button type="button" className="plain" onClick={() => setAsking(null)}>
+            Back
+          </button>
+        </form>
+      )}
+      {answer && <p role={answer.ok ? "status" : "alert"}>{answer.text}</p>}
+    </div>
+  );
+}
