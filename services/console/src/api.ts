@@ -1,6 +1,6 @@
 // The HTTP API as the console uses it: types, one request function, and a reader of event streams that can resume.
 
-export type Waiting = { on: string; text?: string };
+export type Waiting = { on: string; text: string; data?: { hosts?: string[] } };
 
 export type HostRun = {
   host: string;
@@ -10,15 +10,15 @@ export type HostRun = {
   reason: string | null;
 };
 
-export type Wave = { state: string; until?: string; hosts: HostRun[] };
+export type Wave = { index: number; state: string; bake_until: string | null; hosts: HostRun[] };
 
 export type Step = {
   id: string;
   state: string;
   kind: "central" | "rollout";
-  action?: string;
-  reason?: string | null;
-  waves?: Wave[];
+  action: string | null;
+  reason: string | null;
+  waves: Wave[];
 };
 
 export type Summary = {
@@ -41,9 +41,11 @@ export type Deployment = Summary & {
   steps: Step[];
   approvals: { person: string; decision: string; at: string; comment: string }[];
   rolled_back_by: string | null;
+  /** What this person may press now, by right and by state. */
+  actions: string[];
 };
 
-export type Page<T> = { items: T[]; next: string | null };
+export type Page<T> = { items: T[]; next?: string | null };
 
 /** A problem document (RFC 9457), or what stands in for one when the answer is not readable. */
 export class Problem extends Error {

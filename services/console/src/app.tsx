@@ -51,7 +51,7 @@ export function App() {
           Sign out
         </button>
       </header>
-      <main>{id ? <DeploymentPage key={id} id={id} me={me.person} /> : <Deployments />}</main>
+      <main>{id ? <DeploymentPage key={id} id={id} /> : <Deployments />}</main>
     </>
   );
 }

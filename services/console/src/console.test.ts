@@ -1,6 +1,6 @@
 // The parts with logic of their own: the stream splitter, the log cleaner, the verbs of each state.
 import { describe, expect, test } from "vitest";
-import { type Deployment, split } from "./api";
+import { split } from "./api";
 import { verbs } from "./deployment";
 import { plain } from "./logs";
 import { ago } from "./parts";
@@ -26,28 +26,28 @@ test("ages", () => {
   expect(ago(new Date("2026-11-18T23:00:00Z"), now)).toBe("2 d ago");
 });
 
-describe("verbs", () => {
-  const d: Deployment = {
-    id: "x", project: "p", environment: "e", version: "1", kind: "normal", state: "awaiting_approval", requested_by: "ann",
-    requested_at: "", started_at: null, ended_at: null, waiting_on: [], note: "", plan_digest: "sha256:1", steps: [],
-    approvals: [], rolled_back_by: null,
-  };
-  const names = (x: Partial<Deployment>, me = "bob") => verbs({ ...d, ...x }, me).map((v) => v.name);
-  test("nobody is offered to approve their own request", () => {
-    expect(names({})).toContain("Approve");
-    expect(names({}, "ann")).not.toContain("Approve");
+describe("buttons", () => {
+  const d = { plan_digest: "sha256:1", waiting_on: [], steps: [], actions: [], kind: "normal", rolled_back_by: null };
+  const names = (x: Partial<Parameters<typeof verbs>[0]>) => verbs({ ...d, ...x }).map((v) => v.name);
+  test("what the server does not allow is not offered", () => {
+    expect(names({ actions: ["reject"] })).toEqual(["Reject"]);
+    expect(names({})).toEqual([]);
   });
   test("an approval names the plan that was shown", () => {
-    expect(verbs(d, "bob")[0]?.body("ok")).toEqual({ digest: "sha256:1", comment: "ok" });
+    expect(verbs({ ...d, actions: ["approve"] })[0]?.body("ok")).toEqual({ digest: "sha256:1", comment: "ok" });
   });
   test("an intervention offers what helps", () => {
-    expect(names({ state: "paused", waiting_on: [{ on: "intervention" }] })).toEqual([
+    const actions = ["retry", "skip", "ignore", "pause", "resume", "abort", "rollback", "override"];
+    expect(names({ actions, waiting_on: [{ on: "intervention", text: "" }] })).toEqual([
       "Retry", "Skip step", "Ignore", "Pause", "Abort", "Roll back",
     ]);
+    expect(names({ actions })).toEqual(["Pause", "Abort", "Roll back"]);
   });
-  test("what has ended is only rolled back, once", () => {
-    expect(names({ state: "succeeded" })).toEqual(["Roll back"]);
-    expect(names({ state: "succeeded", rolled_back_by: "y" })).toEqual([]);
-    expect(names({ state: "cancelled" })).toEqual([]);
+  test("an override names the unknown hosts", () => {
+    const waiting_on = [{ on: "unknown", text: "", data: { hosts: ["a"] } }];
+    expect(verbs({ ...d, actions: ["override"], waiting_on })[0]?.body("gone")).toEqual({ hosts: ["a"], reason: "gone" });
+  });
+  test("a rollback is asked for once", () => {
+    expect(names({ actions: ["rollback"], rolled_back_by: "y" })).toEqual([]);
   });
 });

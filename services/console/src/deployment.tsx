@@ -7,7 +7,7 @@ import { Ago, State, WaitingText } from "./parts";
 /** Events come in bursts; one reading serves a whole burst. */
 const GATHER_MS = 50;
 
-export function DeploymentPage({ id, me }: { id: string; me: string }) {
+export function DeploymentPage({ id }: { id: string }) {
   const [d, setD] = useState<Deployment | null>(null);
   const [error, setError] = useState("");
   const [live, setLive] = useState(false);
@@ -53,7 +53,7 @@ export function DeploymentPage({ id, me }: { id: string; me: string }) {
         </p>
       )}
       {error && <p role="alert">{error}</p>}
-      <Buttons d={d} me={me} done={load} />
+      <Buttons d={d} done={load} />
       <dl>
         <dt>Requested</dt>
         <dd>
@@ -100,7 +100,7 @@ function StepView({ step }: { step: Step }) {
         {step.id} {step.action && <span className="muted">{step.action}</span>} <State state={step.state} />
       </h2>
       {step.reason && <p className="reason">{step.reason}</p>}
-      {step.waves?.map((w, i) => <WaveView key={i} n={i} wave={w} />)}
+      {step.waves.map((w) => <WaveView key={w.index} n={w.index} wave={w} />)}
     </section>
   );
 }
@@ -132,44 +132,55 @@ function HostView({ h }: { h: HostRun }) {
 
 type Verb = { name: string; path: string; body: (reason: string) => unknown; ask?: string; danger?: boolean };
 
-/** The verbs that can do something in this state; the server has the last word. */
-export function verbs(d: Pick<Deployment, "state" | "plan_digest" | "requested_by" | "kind" | "rolled_back_by" | "waiting_on" | "steps">, me: string): Verb[] {
-  const out: Verb[] = [];
+/** The buttons: what the server says this person may do now, and only where it can help. */
+export function verbs(d: Pick<Deployment, "plan_digest" | "waiting_on" | "steps" | "actions" | "kind" | "rolled_back_by">): Verb[] {
   const waits = (on: string) => d.waiting_on.some((w) => w.on === on);
-  if (d.state === "awaiting_approval") {
-    // Bound to the plan that this page shows: if it changes in the meantime, the server refuses.
-    if (d.requested_by !== me) out.push({ name: "Approve", path: "approve", body: (comment) => ({ digest: d.plan_digest, comment }) });
-    out.push({ name: "Reject", path: "reject", body: (comment) => ({ digest: d.plan_digest, comment }), ask: "Why?", danger: true });
-  }
-  if (["awaiting_approval", "scheduled", "queued"].includes(d.state)) {
-    out.push({ name: "Cancel", path: "cancel", body: (reason) => ({ reason }), ask: "Why?", danger: true });
-  }
-  if (d.state === "running" || d.state === "paused") {
-    d.steps.forEach((s) =>
-      s.waves?.forEach((w, i) => {
-        if (w.state === "confirming") out.push({ name: `Confirm wave ${i + 1}`, path: "confirm", body: () => ({ wave: i }) });
-      }),
-    );
-    if (waits("intervention")) {
-      out.push({ name: "Retry", path: "retry", body: () => ({ hosts: [] }) });
-      out.push({ name: "Skip step", path: "skip", body: () => ({ hosts: [] }) });
-      out.push({ name: "Ignore", path: "ignore", body: (reason) => ({ hosts: [], reason }), ask: "Why may it be ignored?" });
-    }
-    if (waits("operator")) out.push({ name: "Resume", path: "resume", body: () => ({}) });
-    else out.push({ name: "Pause", path: "pause", body: (reason) => ({ reason }), ask: "Why?" });
-    out.push({ name: "Abort", path: "abort", body: (reason) => ({ reason }), ask: "Why?", danger: true });
-  }
-  if (waits("unknown")) {
-    out.push({ name: "Override unknown", path: "override", body: (reason) => ({ hosts: [], reason }), ask: "What do you know about these hosts?", danger: true });
-  }
-  const over = ["paused", "failed", "aborted", "succeeded"].includes(d.state);
-  if (over && d.kind !== "rollback" && !d.rolled_back_by) {
-    out.push({ name: "Roll back", path: "rollback", body: (reason) => ({ mode: "normal", reason }), ask: "Why?", danger: true });
-  }
-  return out;
+  const unknown = d.waiting_on.filter((w) => w.on === "unknown").flatMap((w) => w.data?.hosts ?? []);
+  // Bound to the plan that this page shows: if it changes in the meantime, the server refuses.
+  const decide = (comment: string) => ({ digest: d.plan_digest, comment });
+  const why = (reason: string) => ({ reason });
+  const all: (Verb & { when?: boolean })[] = [
+    { name: "Approve", path: "approve", body: decide },
+    { name: "Reject", path: "reject", body: decide, ask: "Why?", danger: true },
+    { name: "Cancel", path: "cancel", body: why, ask: "Why?", danger: true },
+    ...d.steps.flatMap((s) =>
+      s.waves
+        .filter((w) => w.state === "confirming")
+        .map((w) => ({ name: `Confirm wave ${w.index + 1}`, path: "confirm", body: () => ({ wave: w.index }) })),
+    ),
+    { name: "Retry", path: "retry", body: () => ({ hosts: [] }), when: waits("intervention") },
+    { name: "Skip step", path: "skip", body: () => ({ hosts: [] }), when: waits("intervention") },
+    {
+      name: "Ignore",
+      path: "ignore",
+      body: (reason) => ({ hosts: [], reason }),
+      ask: "Why may it be ignored?",
+      when: waits("intervention"),
+    },
+    { name: "Resume", path: "resume", body: () => ({}), when: waits("operator") },
+    { name: "Pause", path: "pause", body: why, ask: "Why?", when: !waits("operator") },
+    { name: "Abort", path: "abort", body: why, ask: "Why?", danger: true },
+    {
+      name: "Override unknown",
+      path: "override",
+      body: (reason) => ({ hosts: unknown, reason }),
+      ask: `What do you know about ${unknown.join(", ")}?`,
+      danger: true,
+      when: unknown.length > 0,
+    },
+    {
+      name: "Roll back",
+      path: "rollback",
+      body: (reason) => ({ mode: "normal", reason }),
+      ask: "Why?",
+      danger: true,
+      when: d.kind !== "rollback" && !d.rolled_back_by,
+    },
+  ];
+  return all.filter((v) => d.actions.includes(v.path) && v.when !== false);
 }
 
-function Buttons({ d, me, done }: { d: Deployment; me: string; done: () => Promise<void> }) {
+function Buttons({ d, done }: { d: Deployment; done: () => Promise<void> }) {
   const [busy, setBusy] = useState("");
   const [asking, setAsking] = useState<Verb | null>(null);
   const [reason, setReason] = useState("");
@@ -191,7 +202,7 @@ function Buttons({ d, me, done }: { d: Deployment; me: string; done: () => Promi
 
   return (
     <div className="buttons">
-      {verbs(d, me).map((v) => (
+      {verbs(d).map((v) => (
         <button
           type="button"
           key={v.name}

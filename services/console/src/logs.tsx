@@ -2,7 +2,7 @@
 import { useEffect, useRef, useState } from "react";
 import { follow } from "./api";
 
-type Chunk = { host: string; step: string; stream: string; text: string };
+type Chunk = { host: string; step: string; stream: string; data: string };
 type Line = { n: number; host: string; step: string; stream: string; text: string };
 
 /** Lines kept on the page; older ones are still in the log. */
@@ -27,7 +27,7 @@ export function Logs({ id }: { id: string }) {
 
   useEffect(() => {
     let n = 0;
-    const open = new Map<string, string>();
+    const open = new Map<string, { rest: string; decoder: TextDecoder }>();
     return follow(
       `/deployments/${id}/logs`,
       (e) => {
@@ -39,10 +39,15 @@ export function Logs({ id }: { id: string }) {
         }
         // A chunk may end in mid-line; the rest of the line comes with the next chunk of the same stream.
         const key = `${c.host}\n${c.step}\n${c.stream}`;
-        const parts = ((open.get(key) ?? "") + c.text).split("\n");
-        const rest = parts.pop() ?? "";
-        if (rest.length > 4096) parts.push(rest);
-        open.set(key, rest.length > 4096 ? "" : rest);
+        const from = open.get(key) ?? { rest: "", decoder: new TextDecoder() };
+        const bytes = Uint8Array.from(atob(c.data), (b) => b.charCodeAt(0));
+        const parts = (from.rest + from.decoder.decode(bytes, { stream: true })).split("\n");
+        from.rest = parts.pop() ?? "";
+        if (from.rest.length > 4096) {
+          parts.push(from.rest);
+          from.rest = "";
+        }
+        open.set(key, from);
         const fresh = parts.map((text) => ({ n: n++, host: c.host, step: c.step, stream: c.stream, text: plain(text) }));
         if (fresh.length > 0) setLines((l) => [...l, ...fresh].slice(-KEPT));
       },

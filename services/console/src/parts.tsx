@@ -28,7 +28,7 @@ export function WaitingText({ waiting }: { waiting: Waiting[] }) {
     <>
       {waiting.map((w, i) => (
         <span key={i} className={`wait ${w.on}`}>
-          {w.text ?? w.on}
+          {w.text}
         </span>
       ))}
     </>
