@@ -15,7 +15,7 @@ export function Deployments() {
     try {
       const page = await get<Page<Summary>>("/deployments?limit=50");
       setItems(page.items);
-      setNext((n) => n ?? page.next);
+      setNext((n) => n ?? page.next ?? null);
       setError("");
     } catch (e) {
       setError(String(e));
@@ -31,7 +31,7 @@ export function Deployments() {
     if (!next) return;
     const page = await get<Page<Summary>>(`/deployments?limit=50&cursor=${encodeURIComponent(next)}`);
     setOlder((o) => [...o, ...page.items]);
-    setNext(page.next);
+    setNext(page.next ?? null);
   };
 
   if (!items) return error ? <p role="alert">{error}</p> : <p className="muted">Loading…</p>;
