@@ -20,6 +20,7 @@ pub mod span;
 pub mod task;
 pub mod wave;
 pub mod work;
+mod yaml;
 
 /// Points in time are UTC everywhere; zones exist only where a person reads or writes a schedule.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
