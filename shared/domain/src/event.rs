@@ -42,6 +42,8 @@ pub enum Aggregate {
     Agent,
     Intake,
     Notification,
+    /// The audit trail itself: what the auditor found wrong.
+    Audit,
 }
 
 impl Aggregate {
@@ -54,6 +56,7 @@ impl Aggregate {
             Aggregate::Agent => "agent",
             Aggregate::Intake => "intake",
             Aggregate::Notification => "notification",
+            Aggregate::Audit => "audit",
         }
     }
 }

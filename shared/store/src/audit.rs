@@ -104,17 +104,15 @@ pub async fn leaves(tx: &mut Tx, from: u64, limit: u32) -> Result<Vec<StoredLeaf
         .collect()
 }
 
-/// Which of two places in an aggregate's stream have a leaf.
-pub async fn recorded(tx: &mut Tx, aggregate: &str, id: &str, places: [u64; 2]) -> Result<Vec<u64>, Error> {
-    let rows: Vec<(i64,)> = sql("SELECT e.agg_seq FROM events e JOIN audit_leaves l ON l.event_id = e.id
-         WHERE e.aggregate = $1 AND e.aggregate_id = $2 AND e.agg_seq IN ($3, $4) ORDER BY e.agg_seq")
+/// The last place in an aggregate's stream that has a leaf.
+pub async fn last_recorded(tx: &mut Tx, aggregate: &str, id: &str) -> Result<Option<u64>, Error> {
+    let n: Option<i64> = sql("SELECT e.agg_seq FROM events e JOIN audit_leaves l ON l.event_id = e.id
+         WHERE e.aggregate = $1 AND e.aggregate_id = $2 ORDER BY e.agg_seq DESC LIMIT 1")
     .bind(aggregate)
     .bind(id)
-    .bind(places[0])
-    .bind(places[1])
-    .fetch_all(tx)
+    .fetch_scalar(tx)
     .await?;
-    Ok(rows.into_iter().map(|(n,)| n.unsigned_abs()).collect())
+    Ok(n.map(i64::unsigned_abs))
 }
 
 /// Events of one stream before `before` that the auditor has yet to take, in the stream's order.
@@ -220,17 +218,18 @@ impl Export {
     }
 }
 
-/// The tree of all stored leaves behind `from`, hashed anew from their content.
-pub async fn replay(store: &Store, mut frontier: Frontier) -> Result<Frontier, Error> {
+/// Goes on from `frontier` over all leaves stored behind it, hashed anew from their content. Fails with the index of a leaf
+/// that is missing or does not have its hash.
+pub async fn replay(store: &Store, mut frontier: Frontier) -> Result<Result<Frontier, u64>, Error> {
     loop {
         let mut c = store.read().await?;
         let page = leaves(&mut c, frontier.size(), PAGE).await?;
         if page.is_empty() {
-            return Ok(frontier);
+            return Ok(Ok(frontier));
         }
         for leaf in page {
             if leaf.idx != frontier.size() || leaf.hash != leaf_hash(&leaf.leaf) {
-                return Err(Error::Unknown("audit_leaves"));
+                return Ok(Err(frontier.size()));
             }
             frontier.append(leaf.hash);
         }

@@ -69,19 +69,14 @@ impl Writer {
     pub(crate) async fn turn(&self) -> Result<Turn, Error> {
         self.0.waiting.fetch_add(1, Ordering::SeqCst);
         let waiting = Waiting(Some(self.0.clone()));
-        let mut state = self.0.connection.clone().lock_owned().await;
+        let state = self.0.connection.clone().lock_owned().await;
         let mut waiting = waiting;
         if let Some(shared) = waiting.0.take() {
             shared.waiting.fetch_sub(1, Ordering::SeqCst);
         }
-        if state.group.is_none() {
-            sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut state.connection).await?;
-            state.group = Some(Group { members: 0, done: watch::channel(None).0 });
-        }
-        // From here on a failure or a drop must clean up, which `Turn` does.
-        let mut turn = Turn { shared: self.0.clone(), state: Some(state) };
-        sqlx::raw_sql("SAVEPOINT caller").execute(turn.connection()?).await?;
-        Ok(turn)
+        // A task of its own, which ends by itself: a caller that gives up in the middle must not leave a transaction that
+        // nobody knows of.
+        tokio::spawn(Turn::begin(self.0.clone(), state)).await.map_err(|_| Error::Closed)?
     }
 
     pub(crate) async fn close(&self) {
@@ -118,26 +113,41 @@ impl Turn {
         self.state.as_mut().map(|s| &mut s.connection).ok_or(Error::Closed)
     }
 
-    /// Returns when the group's transaction is on disk.
-    pub(crate) async fn commit(mut self) -> Result<(), Error> {
-        sqlx::raw_sql("RELEASE caller").execute(self.connection()?).await?;
-        let mut state = self.state.take().ok_or(Error::Closed)?;
-        let group = state.group.as_mut().ok_or(Error::Closed)?;
-        group.members += 1;
-        let mut done = group.done.subscribe();
-        if self.shared.waiting.load(Ordering::SeqCst) == 0 || group.members >= MAX_GROUP {
-            // Our caller may be dropped in mid-commit; the other members still need their answer.
-            let commit = async move { state.commit().await };
-            tokio::spawn(commit);
-        } else {
-            drop(state);
+    async fn begin(shared: Arc<Shared>, mut state: OwnedMutexGuard<State>) -> Result<Turn, Error> {
+        if state.group.is_none() {
+            sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut state.connection).await?;
+            state.group = Some(Group { members: 0, done: watch::channel(None).0 });
         }
+        // From here on a failure or a drop must clean up, which `Turn` does.
+        let mut turn = Turn { shared, state: Some(state) };
+        sqlx::raw_sql("SAVEPOINT caller").execute(turn.connection()?).await?;
+        Ok(turn)
+    }
+
+    /// Returns when the group's transaction is on disk.
+    pub(crate) async fn commit(self) -> Result<(), Error> {
+        // A task of its own for the same reason: once the savepoint is released the change belongs to the group, and the
+        // other members need their answer even if this caller is gone.
+        let mut done = tokio::spawn(self.join_group()).await.map_err(|_| Error::Closed)??;
         let result = done.wait_for(Option::is_some).await.map_err(|_| Error::Closed)?.clone();
         match result {
             Some(Ok(())) => Ok(()),
             Some(Err(e)) => Err(Error::GroupCommit(e)),
             None => Err(Error::Closed),
         }
+    }
+
+    /// Gives the change to the group, and commits the group unless another caller will.
+    async fn join_group(mut self) -> Result<watch::Receiver<GroupResult>, Error> {
+        sqlx::raw_sql("RELEASE caller").execute(self.connection()?).await?;
+        let mut state = self.state.take().ok_or(Error::Closed)?;
+        let group = state.group.as_mut().ok_or(Error::Closed)?;
+        group.members += 1;
+        let done = group.done.subscribe();
+        if self.shared.waiting.load(Ordering::SeqCst) == 0 || group.members >= MAX_GROUP {
+            state.commit().await;
+        }
+        Ok(done)
     }
 }
 
@@ -210,5 +220,46 @@ mod tests {
         let mut c = s.read().await.expect("read");
         let n: Option<i64> = sql("SELECT COUNT(*) FROM leases").fetch_scalar(&mut c).await.expect("count");
         assert_eq!(n, Some(200 - 67));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn callers_that_end_at_any_moment_do_not_hurt_the_others() {
+        let dir = tempfile::tempdir().expect("dir");
+        let s = store(&dir).await;
+        let insert = async |s: &Store, name: String| {
+            let mut tx = s.write().await?;
+            sql("INSERT INTO leases (name, owner, epoch, expires_at) VALUES ($1, 'x', 0, $2)")
+                .bind(name)
+                .bind(chrono::Utc::now())
+                .execute_one(&mut tx)
+                .await?;
+            tx.commit().await
+        };
+        let mut steady = tokio::task::JoinSet::new();
+        for w in 0..4 {
+            let s = s.clone();
+            steady.spawn(async move {
+                for n in 0..150 {
+                    insert(&s, format!("steady {w} {n}")).await.expect("a caller that stays is served");
+                }
+            });
+        }
+        // From the first step of a turn to the last.
+        for n in 0..600_u64 {
+            let s = s.clone();
+            let brief = tokio::spawn(async move { insert(&s, format!("brief {n}")).await });
+            tokio::time::sleep(Duration::from_micros(n * 7 % 2000)).await;
+            brief.abort();
+        }
+        let all = async {
+            while let Some(end) = steady.join_next().await {
+                end.expect("joins");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("nobody is left waiting");
+        let mut c = s.read().await.expect("read");
+        let n: Option<i64> =
+            sql("SELECT COUNT(*) FROM leases WHERE name LIKE 'steady%'").fetch_scalar(&mut c).await.expect("count");
+        assert_eq!(n, Some(600));
     }
 }

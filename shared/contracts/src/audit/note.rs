@@ -142,6 +142,23 @@ impl Checkpoint {
     }
 }
 
+/// The last whole note in a file that notes are appended to, each followed by an empty line. A torn end is passed over.
+pub fn last_in(file: &str) -> Option<String> {
+    let whole = &file[..file.rfind("\n\n")?];
+    let mut parts = whole.split("\n\n").collect::<Vec<_>>().into_iter().rev().peekable();
+    while let Some(part) = parts.next() {
+        if part.starts_with('\u{2014}')
+            && let Some(text) = parts.peek()
+        {
+            let note = format!("{}\n\n{part}\n", text.trim_start_matches('\n'));
+            if split(&note).is_ok() {
+                return Some(note);
+            }
+        }
+    }
+    None
+}
+
 /// The checkpoint, the signed text and the signature lines of a note.
 fn split(note: &str) -> Result<(Checkpoint, &str, &str), NoteError> {
     let at = note.find("\n\n").ok_or(NoteError::Shape)?;
@@ -204,6 +221,23 @@ mod tests {
         let public = PublicKey::of("windlass/test", &key).expect("key");
         let note = checkpoint().sign(&key).expect("signs") + "\u{2014} witness.example AAAAAAAAAAA=\n";
         assert_eq!(Checkpoint::open(&note, &public), Ok(checkpoint()));
+    }
+
+    #[test]
+    fn the_last_note_of_a_file_is_found_behind_a_torn_one() {
+        let key = KeyPair::new_user();
+        let notes: Vec<String> =
+            (1..4).map(|size| Checkpoint { size, ..checkpoint() }.sign(&key).expect("signs")).collect();
+        let file: String = notes.iter().map(|n| format!("{n}\n")).collect();
+        assert_eq!(last_in(&file).as_ref(), notes.last());
+        let before = file.len() - notes[2].len() - 1;
+        for cut in before..file.len() {
+            let Some(torn) = file.get(..cut) else { continue };
+            assert_eq!(last_in(torn).as_ref(), Some(&notes[1]), "{torn:?}");
+            let mended = format!("{torn}\n\n{}\n", notes[2]);
+            assert_eq!(last_in(&mended).as_ref(), Some(&notes[2]), "{mended:?}");
+        }
+        assert_eq!(last_in(""), None);
     }
 
     #[test]
