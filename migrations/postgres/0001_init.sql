@@ -118,6 +118,7 @@ CREATE TABLE intake (
   kind text NOT NULL,
   artifact_id uuid,
   command_id uuid,
+  answer jsonb NOT NULL,
   trace text,
   received_at timestamptz NOT NULL,
   PRIMARY KEY (source, project, delivery_id)
@@ -156,6 +157,7 @@ CREATE TABLE enroll_tokens (
   id uuid PRIMARY KEY,
   hash bytea NOT NULL,
   host text NOT NULL,
+  replaces boolean NOT NULL,
   created_by text NOT NULL,
   created_at timestamptz NOT NULL,
   expires_at timestamptz NOT NULL,

@@ -118,6 +118,7 @@ CREATE TABLE intake (
   kind TEXT NOT NULL,
   artifact_id BLOB,
   command_id BLOB,
+  answer TEXT NOT NULL,
   trace TEXT,
   received_at TEXT NOT NULL,
   PRIMARY KEY (source, project, delivery_id)
@@ -156,6 +157,7 @@ CREATE TABLE enroll_tokens (
   id BLOB PRIMARY KEY,
   hash BLOB NOT NULL,
   host TEXT NOT NULL,
+  replaces INTEGER NOT NULL,
   created_by TEXT NOT NULL,
   created_at TEXT NOT NULL,
   expires_at TEXT NOT NULL,

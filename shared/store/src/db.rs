@@ -161,6 +161,11 @@ impl Tx {
         Ok(())
     }
 
+    /// From [`Store::write`].
+    pub fn is_write(&self) -> bool {
+        matches!(self.conn, Conn::Pg(_) | Conn::Lite(_))
+    }
+
     pub fn dialect(&self) -> Dialect {
         match self.conn {
             Conn::Pg(_) | Conn::PgRead(_) => Dialect::Postgres,

@@ -1,16 +1,24 @@
 //! The database: the one place that decides. One file an aggregate; `db` alone knows that there are two databases.
 
+pub mod agents;
+pub mod artifacts;
 pub mod audit;
 pub mod catalog;
+pub mod commands;
 mod db;
 pub mod decisions;
 pub mod deployments;
 pub mod events;
+pub mod idempotency;
+pub mod intake;
 pub mod leases;
 pub mod logs;
 pub mod notifications;
+pub mod people;
+pub mod secrets;
 pub mod sessions;
 pub mod tasks;
+pub mod tokens;
 mod value;
 pub mod works;
 mod writer;
