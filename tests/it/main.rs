@@ -1,1 +1,10 @@
-//! placeholder
+//! End to end, on real servers: the journeys, crashes, races, bad input, and the rules of the house that run as tests.
+
+mod audit;
+mod crash;
+mod hostile;
+mod journey;
+mod package;
+mod race;
+mod tidy;
+mod world;
