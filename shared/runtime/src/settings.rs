@@ -173,8 +173,14 @@ pub struct Notifier {
     pub allow_private_addresses: Vec<IpNet>,
     /// One delivery's deadline.
     pub timeout_s: Seconds,
-    /// Deliveries at once.
+    /// Channels served at once by one notifier.
     pub parallel: usize,
+    /// Tries before a notification is given up, and the first and longest pause between them; it grows fourfold in between.
+    pub tries: u32,
+    pub retry_first_s: Seconds,
+    pub retry_max_s: Seconds,
+    /// Extra CA certificates (PEM) that mail servers may be signed by.
+    pub mail_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -257,7 +263,16 @@ impl Default for Executor {
 }
 impl Default for Notifier {
     fn default() -> Self {
-        Notifier { allow_private_addresses: vec![], timeout_s: Seconds::new(10), parallel: 16 }
+        Notifier {
+            allow_private_addresses: vec![],
+            timeout_s: Seconds::new(10),
+            parallel: 32,
+            // 10 tries with these pauses take about 20 hours.
+            tries: 10,
+            retry_first_s: Seconds::new(5),
+            retry_max_s: Seconds::new(6 * 3600),
+            mail_ca_file: None,
+        }
     }
 }
 impl Default for Telemetry {

@@ -196,15 +196,13 @@ pub async fn due_channels(tx: &mut Tx, now: DateTime<Utc>) -> Result<Vec<String>
     Ok(rows.into_iter().map(|(c,)| c).collect())
 }
 
-/// When the next notification comes due that is not leased, or a lease ends.
-pub async fn next_due(tx: &mut Tx, after: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Error> {
-    // Rows due already wait for their far end; its own limit says when, and the poll looks again.
+/// When the next notification of a channel comes due, or a lease on one ends.
+pub async fn next_due(tx: &mut Tx, channel: &str) -> Result<Option<DateTime<Utc>>, Error> {
     let next: Option<(Option<DateTime<Utc>>,)> = sql(
         "SELECT MIN(CASE WHEN leased_until IS NOT NULL AND leased_until > next_at THEN leased_until ELSE next_at END)
-         FROM notifications
-         WHERE state = 'pending' AND (next_at > $1 OR leased_until > $1)",
+         FROM notifications WHERE state = 'pending' AND channel = $1",
     )
-    .bind(after)
+    .bind(channel)
     .fetch_optional(tx)
     .await?;
     Ok(next.and_then(|(t,)| t))
@@ -250,7 +248,7 @@ pub async fn leased(tx: &mut Tx, channel: &str, now: DateTime<Utc>) -> Result<u3
     Ok(u32::try_from(n.unwrap_or_default()).unwrap_or(u32::MAX))
 }
 
-/// Notes on all due notifications of a channel why they cannot be tried yet; they stay due.
+/// Notes on all waiting notifications of a channel why they cannot be tried yet; they stay due.
 pub async fn hold(tx: &mut Tx, channel: &str, reason: &str, now: DateTime<Utc>) -> Result<u64, Error> {
     sql("UPDATE notifications SET last_error = $1, updated_at = $2
          WHERE state = 'pending' AND channel = $3 AND (last_error IS NULL OR last_error <> $1)")
@@ -259,6 +257,17 @@ pub async fn hold(tx: &mut Tx, channel: &str, reason: &str, now: DateTime<Utc>) 
     .bind(channel)
     .execute(tx)
     .await
+}
+
+/// Whether [`hold`] with this reason would change anything.
+pub async fn unheld(tx: &mut Tx, channel: &str, reason: &str) -> Result<bool, Error> {
+    let n: Option<i64> = sql("SELECT COUNT(*) FROM notifications
+         WHERE state = 'pending' AND channel = $2 AND (last_error IS NULL OR last_error <> $1)")
+    .bind(reason)
+    .bind(channel)
+    .fetch_scalar(tx)
+    .await?;
+    Ok(n.unwrap_or_default() > 0)
 }
 
 /// How a try ended.
@@ -433,10 +442,7 @@ pub async fn backlog(tx: &mut Tx) -> Result<Backlog, Error> {
 /// The channels of the catalog. One that this version cannot read is named instead of failing them all.
 pub async fn channels(tx: &mut Tx) -> Result<(Vec<Channel>, Vec<String>), Error> {
     let rows: Vec<(String, Json<serde_json::Value>)> =
-        sql("SELECT key, doc FROM catalog WHERE kind = 'channel' AND deleted = $1 ORDER BY key")
-            .bind(false)
-            .fetch_all(tx)
-            .await?;
+        sql("SELECT key, doc FROM catalog WHERE kind = 'channel' AND deleted = FALSE ORDER BY key").fetch_all(tx).await?;
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for (key, doc) in rows {
         match serde_json::from_value(doc.0) {
@@ -445,6 +451,20 @@ pub async fn channels(tx: &mut Tx) -> Result<(Vec<Channel>, Vec<String>), Error>
         }
     }
     Ok((good, bad))
+}
+
+/// One channel; `None` when it is not in the catalog.
+pub async fn channel(tx: &mut Tx, name: &str) -> Result<Option<Channel>, Error> {
+    let doc: Option<Json<serde_json::Value>> =
+        sql("SELECT doc FROM catalog WHERE kind = 'channel' AND key = $1 AND deleted = FALSE")
+            .bind(name)
+            .fetch_scalar(tx)
+            .await?;
+    match doc.map(|d| crate::decode("channel", d.0)).transpose()? {
+        Some(Item::Channel(c)) => Ok(Some(c)),
+        Some(_) => Err(Error::Unknown("catalog.doc")),
+        None => Ok(None),
+    }
 }
 
 /// A sealed channel secret (`windlass secret set channel/<name>`).
