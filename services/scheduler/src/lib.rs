@@ -1,1 +1,32 @@
-//! placeholder
+//! The scheduler: carries every deployment from request to end.
+//!
+//! It is a reconciler. A message only says *which* deployment to look at; [`reconcile`](reconcile::Scheduler::reconcile) reads
+//! what the database holds for it (undecided commands, results not yet applied, time that has passed, a free lock) and
+//! moves it through `domain::deployment`, one transaction a move. It is right when called twice, late, or by two processes.
+
+mod change;
+mod decide;
+mod planner;
+mod reconcile;
+mod request;
+
+pub use reconcile::run;
+
+/// What can go wrong while reconciling. All of it is retried: nothing here loses a command or a result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the store failed")]
+    Store(#[from] windlass_store::Error),
+    #[error("a stored {0} is missing though a row refers to it")]
+    Missing(&'static str),
+}
+
+impl Error {
+    /// Another process was quicker, or the database asks to try again.
+    fn is_retryable(&self) -> bool {
+        match self {
+            Error::Store(e) => e.is_retryable() || e.is_unique_violation(),
+            Error::Missing(_) => false,
+        }
+    }
+}

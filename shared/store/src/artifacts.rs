@@ -69,3 +69,10 @@ pub async fn list(
     .await?;
     rows.into_iter().map(Registered::try_from).collect()
 }
+
+/// The artifact a release refers to.
+pub async fn by_id(tx: &mut Tx, id: ArtifactId) -> Result<Option<Artifact>, Error> {
+    let row: Option<Row> =
+        sql("SELECT doc, created_at FROM artifacts WHERE id = $1").bind(id).fetch_optional(tx).await?;
+    Ok(row.map(Registered::try_from).transpose()?.map(|r| r.artifact))
+}

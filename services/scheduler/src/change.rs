@@ -1,0 +1,281 @@
+//! One change of one deployment: the transaction in which the state, its effects and its events are stored together.
+
+use crate::{Error, planner::Planned, request};
+use chrono::Utc;
+use serde_json::json;
+use std::{future::Future, pin::Pin};
+use uuid::Uuid;
+use windlass_contracts::command::CommandOutcome;
+use windlass_domain::{
+    Timestamp,
+    deployment::{Deployment, Effect, Input, Refusal, State},
+    event::{Aggregate, NewEvent, Severity},
+    ids::{CommandId, DeploymentId, EventId, WorkId},
+    task::TaskState,
+    work::{Desired, Work},
+};
+use windlass_store::{Store, Tx, decisions, deployments, events, tasks, works};
+
+/// Who makes the change, for events and audit.
+#[derive(Debug, Clone)]
+pub(crate) struct Cause {
+    /// `person:<name>`, `hook:<source>`, `service:scheduler`.
+    pub actor: String,
+    pub trace: Option<String>,
+}
+
+impl Cause {
+    pub(crate) fn own(trace: Option<String>) -> Cause {
+        Cause { actor: "service:scheduler".into(), trace }
+    }
+}
+
+/// Doorbells to ring once the change is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ring {
+    Work { pool: String, id: WorkId },
+    Outcome(CommandId),
+    /// This scheduler (or another) should look at it.
+    Deployment(DeploymentId),
+}
+
+/// An open change. Nothing of it exists until [`Change::commit`].
+pub(crate) struct Change {
+    pub tx: Tx,
+    pub now: Timestamp,
+    pub cause: Cause,
+    pub rings: Vec<Ring>,
+}
+
+pub(crate) fn mint() -> WorkId {
+    WorkId(Uuid::now_v7())
+}
+
+impl Change {
+    pub(crate) async fn begin(store: &Store, cause: Cause) -> Result<Change, Error> {
+        let mut tx = store.write().await?;
+        let now = tx.now().await?;
+        Ok(Change { tx, now, cause, rings: Vec::new() })
+    }
+
+    pub(crate) async fn commit(self) -> Result<Vec<Ring>, Error> {
+        self.tx.commit().await?;
+        Ok(self.rings)
+    }
+
+    /// Stores a new deployment and what follows from it.
+    pub(crate) async fn create(
+        &mut self,
+        mut d: Deployment,
+        effects: Vec<Effect>,
+        planned: &Planned,
+    ) -> Result<Deployment, Error> {
+        deployments::insert_plan(&mut self.tx, d.id, &d.plan_digest, &planned.plan, self.now).await?;
+        self.effects(&mut d, effects).await?;
+        deployments::insert(&mut self.tx, &d).await?;
+        self.start_if_free(d, 1, Some(planned)).await
+    }
+
+    /// Applies an input to a stored deployment and saves it. `Ok(Err(_))`: refused, nothing is written.
+    pub(crate) async fn apply(
+        &mut self,
+        d: &Deployment,
+        version: u64,
+        input: Input,
+        planned: Option<&Planned>,
+    ) -> Result<Result<Deployment, Refusal>, Error> {
+        let (mut next, effects) = match d.apply(input, self.now, &mut mint) {
+            Ok(done) => done,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if next == *d && effects.is_empty() {
+            let next = self.start_if_free(next, version, planned).await?;
+            return Ok(Ok(next));
+        }
+        if next.plan_digest != d.plan_digest
+            && let Some(p) = planned
+        {
+            deployments::insert_plan(&mut self.tx, next.id, &next.plan_digest, &p.plan, self.now).await?;
+        }
+        self.effects(&mut next, effects).await?;
+        deployments::save(&mut self.tx, &next, version, self.now).await?;
+        Ok(Ok(self.start_if_free(next, version + 1, planned).await?))
+    }
+
+    /// Starts a queued deployment in the same transaction when the lock is free, it is next, and its plan is what was
+    /// approved. `planned` is the plan as of now; without it the start is left to a later look.
+    ///
+    /// Boxed because it and [`Change::apply`] call each other: a changed plan that needs no approval is queued again.
+    fn start_if_free<'a>(
+        &'a mut self,
+        d: Deployment,
+        version: u64,
+        planned: Option<&'a Planned>,
+    ) -> Pin<Box<dyn Future<Output = Result<Deployment, Error>> + Send + 'a>> {
+        Box::pin(async move {
+            let (State::Queued, Some(planned)) = (d.state, planned) else { return Ok(d) };
+            if windlass_store::catalog::stamp(&mut self.tx).await? != planned.stamp {
+                self.rings.push(Ring::Deployment(d.id));
+                return Ok(d);
+            }
+            if deployments::queue(&mut self.tx, &d.project, &d.environment).await?.first() != Some(&d.id) {
+                return Ok(d);
+            }
+            let input = if planned.facts.digest == d.plan_digest {
+                match deployments::try_lock(&mut self.tx, &d, self.now).await? {
+                    Some(fence) => Input::LockTaken { fence },
+                    None => return Ok(d),
+                }
+            } else {
+                Input::PlanChanged(Box::new(planned.facts.clone()))
+            };
+            let trace = self.cause.trace.clone();
+            let cause = std::mem::replace(&mut self.cause, Cause::own(trace));
+            let next = self.apply(&d, version, input, Some(planned)).await?;
+            self.cause = cause;
+            Ok(next.unwrap_or(d))
+        })
+    }
+
+    async fn effects(&mut self, d: &mut Deployment, effects: Vec<Effect>) -> Result<(), Error> {
+        for e in effects {
+            match e {
+                Effect::Event { what, severity, payload } => self.event(d, what, severity, payload).await?,
+                Effect::StartWork { id, spec } => {
+                    let work = Work {
+                        id,
+                        deployment: d.id,
+                        project: d.project.clone(),
+                        environment: d.environment.clone(),
+                        pool: d.pool.clone(),
+                        desired: Desired::Run,
+                        fence: d.lock.unwrap_or(0),
+                        plan_digest: d.plan_digest.clone(),
+                        spec,
+                        trace: self.cause.trace.clone(),
+                    };
+                    works::insert(&mut self.tx, &work).await?;
+                    self.rings.push(Ring::Work { pool: work.pool, id });
+                }
+                Effect::AbortWorks => {
+                    works::abort(&mut self.tx, d.id).await?;
+                    let ids = d.works_in_flight();
+                    self.rings.extend(ids.into_iter().map(|id| Ring::Work { pool: d.pool.clone(), id }));
+                }
+                Effect::FreeLock => {
+                    deployments::unlock(&mut self.tx, d.id, &d.project, &d.environment).await?;
+                    let next = deployments::queue(&mut self.tx, &d.project, &d.environment).await?;
+                    self.rings.extend(next.first().map(|id| Ring::Deployment(*id)));
+                }
+                Effect::RecordGood => self.record_good(d).await?,
+                Effect::RequestRollback { mode, id, by } => {
+                    request::rollback(self, d, mode, id, &by).await?;
+                }
+                Effect::TellRolledBack { of } => self.tell_rolled_back(of).await?,
+                Effect::OverrideTasks { hosts, by, reason } => {
+                    for t in tasks::of_deployment(&mut self.tx, d.id).await? {
+                        if t.task.state == TaskState::Unknown && hosts.contains(&t.task.host) {
+                            let (task, by, reason) = (t.task.id, by.clone(), reason.clone());
+                            tasks::insert_override(&mut self.tx, &tasks::Override { task, by, reason, at: self.now }).await?;
+                            self.rings.push(Ring::Work { pool: d.pool.clone(), id: t.work });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn record_good(&mut self, d: &Deployment) -> Result<(), Error> {
+        let release = deployments::release(&mut self.tx, d.release).await?.ok_or(Error::Missing("release"))?;
+        let good = deployments::Good {
+            release: d.release,
+            artifact: release.artifact,
+            deployment: d.id,
+            version: d.version.clone(),
+            at: self.now,
+        };
+        Ok(deployments::record_good(&mut self.tx, &d.project, &d.environment, good).await?)
+    }
+
+    async fn tell_rolled_back(&mut self, of: DeploymentId) -> Result<(), Error> {
+        let Some(original) = deployments::get(&mut self.tx, of).await? else { return Ok(()) };
+        // It may hold its own opinion by now (rolled back twice over); then there is nothing to tell.
+        if let Ok((mut next, effects)) = original.deployment.apply(Input::RolledBack, self.now, &mut mint) {
+            for e in effects {
+                if let Effect::Event { what, severity, payload } = e {
+                    self.event(&next, what, severity, payload).await?;
+                }
+            }
+            next.rolled_back_by = original.deployment.rolled_back_by;
+            deployments::save(&mut self.tx, &next, original.version, self.now).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn event(
+        &mut self,
+        d: &Deployment,
+        what: &str,
+        severity: Severity,
+        payload: serde_json::Value,
+    ) -> Result<(), Error> {
+        let event = NewEvent {
+            id: EventId(Uuid::now_v7()),
+            aggregate: Aggregate::Deployment,
+            aggregate_id: d.id.to_string(),
+            what: what.into(),
+            project: Some(d.project.clone()),
+            environment: Some(d.environment.clone()),
+            severity,
+            actor: self.cause.actor.clone(),
+            at: self.now,
+            payload,
+            trace: self.cause.trace.clone(),
+        };
+        events::append(&mut self.tx, event).await?;
+        Ok(())
+    }
+
+    /// Writes the one outcome of a command into this change.
+    pub(crate) async fn outcome(
+        &mut self,
+        command: CommandId,
+        deployment: Option<DeploymentId>,
+        result: Result<String, (&str, String)>,
+    ) -> Result<(), Error> {
+        let (accepted, code, detail) = match result {
+            Ok(detail) => (true, "ok".to_owned(), detail),
+            Err((code, detail)) => (false, code.to_owned(), detail),
+        };
+        let outcome = CommandOutcome { accepted, code, detail, deployment, decided_at: Utc::now() };
+        decisions::decide(&mut self.tx, command, &outcome).await?;
+        self.rings.push(Ring::Outcome(command));
+        Ok(())
+    }
+
+    /// Records that something asked for could not be planned: by whom it was asked, why not.
+    pub(crate) async fn refused_event(
+        &mut self,
+        id: DeploymentId,
+        project: &str,
+        environment: &str,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let event = NewEvent {
+            id: EventId(Uuid::now_v7()),
+            aggregate: Aggregate::Deployment,
+            aggregate_id: id.to_string(),
+            what: "deployment.refused".into(),
+            project: Some(project.into()),
+            environment: Some(environment.into()),
+            severity: Severity::Alert,
+            actor: self.cause.actor.clone(),
+            at: self.now,
+            payload: json!({ "reason": reason }),
+            trace: self.cause.trace.clone(),
+        };
+        events::append(&mut self.tx, event).await?;
+        Ok(())
+    }
+}

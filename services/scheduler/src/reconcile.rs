@@ -1,0 +1,193 @@
+//! The reconciler: what wakes it, and one look at one deployment.
+
+use crate::{
+    Error,
+    change::{Cause, Change, Ring},
+    decide, request,
+};
+use std::sync::Arc;
+use tracing::Instrument;
+use windlass_bus::{ConsumerSpec, Context, Message, Outcome, Wake, consume, run_reconciler};
+use windlass_contracts::subjects;
+use windlass_domain::{
+    deployment::{Input, State},
+    ids::{CommandId, DeploymentId},
+};
+use windlass_store::{decisions, deployments, works};
+
+/// Deployments looked at at the same time.
+const CONCURRENCY: usize = 16;
+/// Moves of one deployment in one look, and tries of one move that another process got in the way of.
+const MAX_MOVES: usize = 64;
+const MAX_TRIES: usize = 20;
+
+/// Runs until the context's shutdown is cancelled.
+pub async fn run(ctx: Context) -> Result<(), Error> {
+    let wake = Wake::new();
+    let scheduler = Arc::new(Scheduler { ctx: ctx.clone(), wake: wake.clone() });
+
+    let commands = ConsumerSpec::new("scheduler", subjects::STREAM_COMMANDS, "scheduler", subjects::ALL_COMMANDS);
+    let me = scheduler.clone();
+    ctx.spawn(consume(ctx.clone(), commands, move |m| {
+        let me = me.clone();
+        async move { me.command_rang(m).await }
+    }));
+    let me = scheduler.clone();
+    ctx.spawn(async move { me.listen_for_results().await });
+
+    let due = {
+        let me = scheduler.clone();
+        move || {
+            let me = me.clone();
+            async move { me.due().await }
+        }
+    };
+    let handle = move |id| {
+        let me = scheduler.clone();
+        async move { me.reconcile(id).await }
+    };
+    run_reconciler(ctx.clone(), wake, CONCURRENCY, due, handle).await;
+    ctx.tracker.close();
+    ctx.tracker.wait().await;
+    Ok(())
+}
+
+pub(crate) struct Scheduler {
+    ctx: Context,
+    wake: Wake<DeploymentId>,
+}
+
+impl Scheduler {
+    /// A doorbell carries the id of the command; which deployment it is about stands in the database.
+    async fn command_rang(&self, m: Message) -> Outcome {
+        let Some(id) = m.id::<CommandId>() else {
+            return Outcome::Reject("the body is not a command's id".into());
+        };
+        let found = async {
+            let mut tx = self.ctx.store.read().await?;
+            decisions::deployment_of(&mut tx, id).await
+        };
+        match found.await {
+            Ok(Some(deployment)) => {
+                self.wake.ring(deployment);
+                Outcome::Ack
+            }
+            // The command's own transaction is over before its doorbell rings, so an unknown id is a stranger's.
+            Ok(None) => Outcome::Ack,
+            Err(e) => {
+                tracing::warn!(error = %e, "a command's doorbell could not be followed; it will ring again");
+                Outcome::Retry(std::time::Duration::from_secs(1))
+            }
+        }
+    }
+
+    async fn listen_for_results(&self) {
+        let shutdown = self.ctx.shutdown.clone();
+        while !shutdown.is_cancelled() {
+            let mut sub = match self.ctx.bus.subscribe(subjects::WORK_SETTLED).await {
+                Ok(s) => s,
+                Err(e) => {
+                    tracing::warn!(error = %e, "cannot listen for settled works; polling goes on");
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = self.ctx.bus.up() => continue,
+                    }
+                }
+            };
+            loop {
+                let message = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    m = sub.next() => m,
+                };
+                match message {
+                    Some(m) => {
+                        if let Some(id) = m.id::<DeploymentId>() {
+                            self.wake.ring(id);
+                        }
+                    }
+                    None => break,
+                }
+            }
+        }
+    }
+
+    async fn due(&self) -> Result<Vec<DeploymentId>, Error> {
+        let mut tx = self.ctx.store.read().await?;
+        let now = tx.now().await?;
+        Ok(deployments::due(&mut tx, now).await?)
+    }
+
+    /// One look: moves the deployment until there is nothing left to do for it.
+    pub(crate) async fn reconcile(&self, id: DeploymentId) -> Result<(), Error> {
+        let mut tries = 0;
+        for _ in 0..MAX_MOVES {
+            let span = tracing::info_span!("reconcile", deployment = %id);
+            match self.one_move(id).instrument(span).await {
+                Ok(Some(rings)) => self.ring(rings).await,
+                Ok(None) => return Ok(()),
+                Err(e) if e.is_retryable() && tries < MAX_TRIES => tries += 1,
+                Err(e) => return Err(e),
+            }
+        }
+        // Still more to do: let others have their turn first.
+        self.wake.ring(id);
+        Ok(())
+    }
+
+    /// One transaction's worth of progress; `None` when there is nothing to do.
+    async fn one_move(&self, id: DeploymentId) -> Result<Option<Vec<Ring>>, Error> {
+        let store = &self.ctx.store;
+        if let Some(rings) = decide::next(store, id).await? {
+            return Ok(Some(rings));
+        }
+        let mut read = store.read().await?;
+        let Some(stored) = deployments::get(&mut read, id).await? else { return Ok(None) };
+        if let Some(found) = works::results_to_apply(&mut read, Some(id), 1).await?.into_iter().next() {
+            drop(read);
+            let mut change = Change::begin(store, Cause::own(found.work.trace.clone())).await?;
+            works::mark_applied(&mut change.tx, found.work.id, found.version).await?;
+            let input = Input::WorkSettled { work: found.work.id, result: found.result };
+            if let Err(refusal) = change.apply(&stored.deployment, stored.version, input, None).await? {
+                tracing::info!(work = %found.work.id, %refusal, "a result changes nothing");
+            }
+            return change.commit().await.map(Some);
+        }
+        let now = read.now().await?;
+        let d = &stored.deployment;
+        let waits_for_lock =
+            d.state == State::Queued && deployments::may_lock(&mut read, d.id, &d.project, &d.environment).await?;
+        if stored.deployment.wake_at().is_some_and(|t| t <= now) || waits_for_lock {
+            let planned = if waits_for_lock || stored.deployment.state.is_before_running() {
+                match request::plan_now(&mut read, &stored.deployment).await? {
+                    Ok(p) => Some(p),
+                    Err(why) => {
+                        // It stays queued and expires in the end; the catalog may be mended before.
+                        tracing::warn!(deployment = %id, %why, "a queued deployment cannot be planned any more");
+                        None
+                    }
+                }
+            } else {
+                None
+            };
+            drop(read);
+            let mut change = Change::begin(store, Cause::own(None)).await?;
+            let next = change.apply(&stored.deployment, stored.version, Input::Tick, planned.as_ref()).await?;
+            return match next {
+                Ok(next) if next != stored.deployment => change.commit().await.map(Some),
+                // Nothing to write: the lock is held, or another is ahead.
+                _ => Ok(None),
+            };
+        }
+        Ok(None)
+    }
+
+    async fn ring(&self, rings: Vec<Ring>) {
+        for r in rings {
+            match r {
+                Ring::Work { pool, id } => self.ctx.bus.ring(subjects::work(&pool), id.to_string()).await,
+                Ring::Outcome(id) => self.ctx.bus.ring(subjects::command_outcome(id.0), id.to_string()).await,
+                Ring::Deployment(id) => self.wake.ring(id),
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! New deployments: of a release somebody asked for, and of the last known good one.
+
+use crate::{
+    Error,
+    change::{Change, mint},
+    planner::{self, Planned, Snapshot, Unplannable},
+};
+use serde_json::json;
+use std::time::Duration;
+use uuid::Uuid;
+use windlass_contracts::command::{Command, Request};
+use windlass_domain::{
+    artifact::Artifact,
+    deployment::{Deployment, New, Rollback},
+    event::Severity,
+    ids::{ArtifactId, DeploymentId, ReleaseId},
+    release::{Release, ReleaseKind, RollbackMode},
+};
+use windlass_store::{Store, Tx, artifacts, deployments};
+
+/// Decides a request command: a deployment, or a refusal that says what to mend.
+pub(crate) async fn decide(store: &Store, change: &mut Change, command: &Command, r: &Request) -> Result<(), Error> {
+    match prepare(store, command, r).await? {
+        Err(Unplannable(reason)) => {
+            change.refused_event(r.deployment, &command.project, &r.environment, &reason).await?;
+            change.outcome(command.id, None, Err(("invalid", reason))).await
+        }
+        Ok((release, planned)) => {
+            deployments::insert_release(&mut change.tx, &release).await?;
+            let new = New {
+                id: r.deployment,
+                project: command.project.clone(),
+                environment: r.environment.clone(),
+                release: release.id,
+                version: release.version.clone(),
+                kind: release.kind,
+                rollback: None,
+                requested_by: person(&command.actor),
+                note: r.note.clone(),
+                pool: planned.pool.clone(),
+                only_hosts: r.hosts.clone(),
+                not_before: r.not_before,
+                expires_at: r.not_before.unwrap_or(change.now).max(change.now) + Duration::from_secs(planned.expires_s),
+                plan: planned.facts.clone(),
+            };
+            let (d, effects) = Deployment::request(new, change.now, &mut mint);
+            let d = change.create(d, effects, &planned).await?;
+            let detail = format!("deployment {} is {}", d.id, d.state.as_str());
+            change.outcome(command.id, Some(d.id), Ok(detail)).await
+        }
+    }
+}
+
+async fn prepare(store: &Store, command: &Command, r: &Request) -> Result<Result<(Release, Planned), Unplannable>, Error> {
+    let mut tx = store.read().await?;
+    let artifact = match artifact(&mut tx, r.artifact).await? {
+        Some(a) if a.project == command.project => a,
+        _ => return Ok(Err(Unplannable(format!("project {:?} has no such artifact", command.project)))),
+    };
+    let snapshot = match Snapshot::read(&mut tx, &command.project, &r.environment).await? {
+        Ok(s) => s,
+        Err(e) => return Ok(Err(e)),
+    };
+    let (flow, flow_revision) = match planner::flow_of(&mut tx, &snapshot.environment).await? {
+        Ok(f) => f,
+        Err(e) => return Ok(Err(e)),
+    };
+    drop(tx);
+    let release = Release {
+        id: ReleaseId(Uuid::now_v7()),
+        project: command.project.clone(),
+        version: artifact.version.clone(),
+        kind: r.kind,
+        artifact: artifact.id,
+        flow_revision,
+        flow,
+        inputs: r.inputs.clone(),
+        created_at: command.created_at,
+        created_by: person(&command.actor),
+    };
+    Ok(snapshot.plan(&release, &artifact, None, &r.hosts).map(|p| (release, p)))
+}
+
+/// The plan of a stored deployment as it would be made now.
+pub(crate) async fn plan_now(tx: &mut Tx, d: &Deployment) -> Result<Result<Planned, Unplannable>, Error> {
+    let release = deployments::release(tx, d.release).await?.ok_or(Error::Missing("release"))?;
+    let artifact = artifact(tx, release.artifact).await?.ok_or(Error::Missing("artifact"))?;
+    match Snapshot::read(tx, &d.project, &d.environment).await? {
+        Ok(s) => Ok(s.plan(&release, &artifact, d.rollback.as_ref().map(|r| r.mode), &d.only_hosts)),
+        Err(e) => Ok(Err(e)),
+    }
+}
+
+/// The release to go back to from `d`: the newest one known good here that is another than its own.
+pub(crate) async fn last_known_good(tx: &mut Tx, d: &Deployment) -> Result<Option<deployments::Good>, Error> {
+    let own = deployments::release(tx, d.release).await?.ok_or(Error::Missing("release"))?;
+    let state = deployments::environment_state(tx, &d.project, &d.environment).await?;
+    Ok(state.good.into_iter().find(|g| g.artifact != own.artifact))
+}
+
+/// Requests the rollback of `d` within its own change. Where there is nothing to go back to, or no plan for it, `d` stays as
+/// it is and an alert says why.
+pub(crate) async fn rollback(
+    change: &mut Change,
+    d: &mut Deployment,
+    mode: RollbackMode,
+    id: Option<DeploymentId>,
+    by: &str,
+) -> Result<(), Error> {
+    let id = id.unwrap_or_else(|| DeploymentId(Uuid::now_v7()));
+    match prepare_rollback(&mut change.tx, d, mode, by, change.now).await? {
+        Err(Unplannable(reason)) => {
+            d.rolled_back_by = None;
+            change.event(d, "deployment.rollback_impossible", Severity::Alert, json!({ "reason": reason })).await
+        }
+        Ok((release, planned)) => {
+            d.rolled_back_by = Some(id);
+            deployments::insert_release(&mut change.tx, &release).await?;
+            let new = New {
+                id,
+                project: d.project.clone(),
+                environment: d.environment.clone(),
+                release: release.id,
+                version: release.version.clone(),
+                kind: ReleaseKind::Rollback,
+                rollback: Some(Rollback { of: d.id, mode }),
+                requested_by: by.to_owned(),
+                note: format!("rollback of {} ({})", d.version, d.id),
+                pool: planned.pool.clone(),
+                only_hosts: d.touched_hosts(),
+                not_before: None,
+                expires_at: change.now + Duration::from_secs(planned.expires_s),
+                plan: planned.facts.clone(),
+            };
+            let (r, effects) = Deployment::request(new, change.now, &mut mint);
+            // The original holds its lock until the end of this very change, so the start is left to a look of its own.
+            change.rings.push(crate::change::Ring::Deployment(id));
+            deployments::insert_plan(&mut change.tx, id, &r.plan_digest, &planned.plan, change.now).await?;
+            for e in effects {
+                if let windlass_domain::deployment::Effect::Event { what, severity, payload } = e {
+                    change.event(&r, what, severity, payload).await?;
+                }
+            }
+            Ok(deployments::insert(&mut change.tx, &r).await?)
+        }
+    }
+}
+
+async fn prepare_rollback(
+    tx: &mut Tx,
+    d: &Deployment,
+    mode: RollbackMode,
+    by: &str,
+    now: windlass_domain::Timestamp,
+) -> Result<Result<(Release, Planned), Unplannable>, Error> {
+    let hosts = d.touched_hosts();
+    if hosts.is_empty() {
+        return Ok(Err(Unplannable("nothing ran on any host: there is nothing to roll back".into())));
+    }
+    let Some(good) = last_known_good(tx, d).await? else {
+        let text = format!("no other version is known good in {}/{}", d.project, d.environment);
+        return Ok(Err(Unplannable(text)));
+    };
+    let artifact = artifact(tx, good.artifact).await?.ok_or(Error::Missing("artifact"))?;
+    let original = deployments::release(tx, d.release).await?.ok_or(Error::Missing("release"))?;
+    let release = Release {
+        id: ReleaseId(Uuid::now_v7()),
+        version: artifact.version.clone(),
+        kind: ReleaseKind::Rollback,
+        artifact: artifact.id,
+        created_at: now,
+        created_by: by.to_owned(),
+        ..original
+    };
+    match Snapshot::read(tx, &d.project, &d.environment).await? {
+        Ok(s) => Ok(s.plan(&release, &artifact, Some(mode), &hosts).map(|p| (release, p))),
+        Err(e) => Ok(Err(e)),
+    }
+}
+
+async fn artifact(tx: &mut Tx, id: ArtifactId) -> Result<Option<Artifact>, Error> {
+    Ok(artifacts::by_id(tx, id).await?)
+}
+
+/// The name in `person:<name>`; other actors (`hook:<source>`) stay as they are, and so are never equal to a person.
+pub(crate) fn person(actor: &str) -> String {
+    actor.strip_prefix("person:").unwrap_or(actor).to_owned()
+}
