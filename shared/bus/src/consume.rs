@@ -2,7 +2,7 @@
 //! acks, a dead letter that says why, and repair of a broker whose store was lost.
 
 use crate::{
-    Bus, Context, Message,
+    Bus, Context, LinkState, Message,
     doorbell::BusError,
     wake::{Backoff, panic_text},
 };
@@ -96,7 +96,7 @@ where
                 // The connection went down; `up` waits for it.
                 Ok(()) => {}
                 Err(error) => {
-                    let error: &(dyn std::error::Error + 'static) = error.as_ref();
+                    let error = telemetry::chain(error.as_ref());
                     tracing::warn!(consumer = shared.spec.durable, error, "consumer interrupted, starting it again");
                     tokio::time::sleep(backoff.next()).await;
                 }
@@ -149,7 +149,7 @@ where
                 let next = tokio::select! {
                     m = batch.next() => m,
                     // A pull request dies with its connection; waiting for its expiry would cost seconds.
-                    _ = link.changed() => return Ok(()),
+                    _ = link.wait_for(|s| *s != LinkState::Up) => return Ok(()),
                 };
                 match next {
                     Some(Ok(m)) => {

@@ -114,6 +114,7 @@ impl Identities {
             let _ = writeln!(text, "http: \"127.0.0.1:{port}\"");
         }
         let _ = writeln!(text, "server_name: \"windlass\"");
+        let _ = writeln!(text, "pid_file: {}", quoted(&store.with_file_name("nats.pid")));
         let _ = writeln!(text, "max_payload: 1MB");
         let _ = writeln!(text, "max_connections: 64K");
         // The database has the truth, so a second's worth of doorbells may be lost to a power cut.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::{sync::broadcast::error::RecvError, time::MissedTickBehavior};
 use windlass_contracts::{envelope::CloudEvent, subjects};
 use windlass_domain::{event::Event, ids::EventId};
+use windlass_runtime::telemetry::chain;
 use windlass_store::{Store, events};
 
 /// Younger rows are left to the process that committed them.
@@ -55,8 +56,7 @@ pub async fn relay(ctx: Context) {
         match result {
             Ok(()) => backoff.reset(),
             Err(error) => {
-                let error: &(dyn std::error::Error + 'static) = &error;
-                tracing::warn!(error, "events not relayed; they stay in the queue");
+                tracing::warn!(error = chain(&error), "events not relayed; they stay in the queue");
                 tokio::select! {
                     () = ctx.shutdown.cancelled() => return,
                     () = tokio::time::sleep(backoff.next()) => {}
@@ -91,20 +91,9 @@ async fn publish_counting(store: &Store, bus: &Bus, all: &[Event]) -> Result<usi
     if all.is_empty() || !bus.is_up() {
         return Ok(all.len());
     }
-    let confirmed: Vec<EventId> = stream::iter(all)
-        .map(|event| async move {
-            match send(bus, event).await {
-                Ok(()) => Some(event.id),
-                Err(error) => {
-                    tracing::debug!(event = %event.id, %error, "event not confirmed");
-                    None
-                }
-            }
-        })
-        .buffered(IN_FLIGHT)
-        .filter_map(std::future::ready)
-        .collect()
-        .await;
+    let sends: Vec<_> = all.iter().map(|event| send(bus.clone(), event.clone())).collect();
+    let confirmed: Vec<EventId> =
+        stream::iter(sends).buffered(IN_FLIGHT).filter_map(std::future::ready).collect().await;
     let left = all.len() - confirmed.len();
     if !confirmed.is_empty() {
         let mut tx = store.write().await?;
@@ -115,15 +104,15 @@ async fn publish_counting(store: &Store, bus: &Bus, all: &[Event]) -> Result<usi
         && bus.is_up()
         && let Err(error) = bus.ensure_topology().await
     {
-        let error: &(dyn std::error::Error + 'static) = &error;
-        tracing::warn!(error, "cannot ensure the streams");
+        tracing::warn!(error = chain(&error), "cannot ensure the streams");
     }
     Ok(left)
 }
 
-async fn send(bus: &Bus, event: &Event) -> Result<(), crate::doorbell::BusError> {
+/// Publishes one event; its id when the stream has it.
+async fn send(bus: Bus, event: Event) -> Option<EventId> {
     let subject = subjects::event(&event.aggregate, &event.aggregate_id, &event.what);
-    let mut envelope = CloudEvent::of(event);
+    let mut envelope = CloudEvent::of(&event);
     let mut body = serde_json::to_vec(&envelope).unwrap_or_default();
     if body.len() > MAX_BODY {
         // Too large for the broker: tell of it without its data, rather than never.
@@ -131,5 +120,11 @@ async fn send(bus: &Bus, event: &Event) -> Result<(), crate::doorbell::BusError>
         envelope.extensions.insert("windlassdataomitted".into(), true.into());
         body = serde_json::to_vec(&envelope).unwrap_or_default();
     }
-    bus.publish_stored(subject, body, &event.id.to_string(), event.trace.as_deref()).await
+    match bus.publish_stored(subject, body, &event.id.to_string(), event.trace.as_deref()).await {
+        Ok(()) => Some(event.id),
+        Err(error) => {
+            tracing::debug!(event = %event.id, error = chain(&error), "event not confirmed");
+            None
+        }
+    }
 }

@@ -26,6 +26,7 @@ const VERSION_WAIT: Duration = Duration::from_secs(10);
 /// Crashes in a row, each before the server has run for [`STABLE`], after which it is given up.
 const MAX_CRASHES: u32 = 8;
 const STABLE: Duration = Duration::from_secs(60);
+const READY_LINE: &str = "Server is ready";
 const CHECK: &str = "nats-server";
 
 /// The pipe's end, or a line on it, ends the server; the server's own end ends the shell with its status.
@@ -187,6 +188,8 @@ async fn supervise(options: ServerOptions, mut keeper: Keeper, health: Health, s
 struct Keeper {
     child: Child,
     pipe: Option<ChildStdin>,
+    /// Length of the log before this start.
+    log_from: usize,
 }
 
 impl Keeper {
@@ -197,6 +200,7 @@ impl Keeper {
         }
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&options.log).map_err(log_error)?;
         let second = log.try_clone().map_err(log_error)?;
+        let log_from = usize::try_from(log.metadata().map_err(log_error)?.len()).unwrap_or(usize::MAX);
         let mut child = Command::new("/bin/sh")
             .args(["-c", KEEPER, "nats-keeper"])
             .arg(&options.binary)
@@ -210,15 +214,17 @@ impl Keeper {
             .spawn()
             .map_err(|source| ServerError::Run { binary: options.binary.clone(), source })?;
         let pipe = child.stdin.take();
-        Ok(Keeper { child, pipe })
+        Ok(Keeper { child, pipe, log_from })
     }
 
-    /// Waits until the server greets, its process ends, or the deadline passes.
+    /// Waits until this server says that it serves and somebody greets on its port, its process ends, or the deadline
+    /// passes. The greeting alone could be another server's that already holds the port.
     async fn ready(&mut self, options: &ServerOptions) -> Result<(), ServerError> {
         let mut target = options.listen;
         if target.ip().is_unspecified() {
             target.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         }
+        let from = self.log_from;
         let greets = async {
             loop {
                 let greeting = async {
@@ -226,28 +232,19 @@ impl Keeper {
                     let mut b = [0; 5];
                     c.read_exact(&mut b).await.map(|_| &b == b"INFO ")
                 };
-                if matches!(timeout(Duration::from_secs(1), greeting).await, Ok(Ok(true))) {
+                let log = std::fs::read(&options.log).unwrap_or_default();
+                let says_so = String::from_utf8_lossy(log.get(from..).unwrap_or_default()).contains(READY_LINE);
+                if says_so && matches!(timeout(Duration::from_secs(1), greeting).await, Ok(Ok(true))) {
                     return;
                 }
                 sleep(Duration::from_millis(20)).await;
             }
         };
         let served = tokio::select! {
-            // First: a port that another server already holds greets too.
-            biased;
             _ = self.child.wait() => false,
             r = timeout(READY, greets) => r.is_ok(),
         };
-        if served && matches!(self.child.try_wait(), Ok(None)) && !self.lost_port(options).await {
-            return Ok(());
-        }
-        Err(ServerError::NotReady { log: options.log.clone(), tail: tail(&options.log) })
-    }
-
-    /// Whether somebody else answered on our port and our server is about to end for it.
-    async fn lost_port(&mut self, options: &ServerOptions) -> bool {
-        tail(&options.log).contains("address already in use")
-            && timeout(Duration::from_secs(2), self.child.wait()).await.is_ok()
+        if served { Ok(()) } else { Err(ServerError::NotReady { log: options.log.clone(), tail: tail(&options.log) }) }
     }
 
     async fn stop(&mut self) {

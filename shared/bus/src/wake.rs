@@ -16,6 +16,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tracing::Instrument;
+use windlass_runtime::telemetry::chain;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const MAX_RETRY: Duration = Duration::from_secs(30);
@@ -184,8 +185,7 @@ where
                     ids.into_iter().for_each(|id| driver.due(id));
                 }
                 Err(error) => {
-                    let error: &(dyn std::error::Error + 'static) = &error;
-                    tracing::warn!(error, "cannot ask what is due");
+                    tracing::warn!(error = chain(&error), "cannot ask what is due");
                     poll_at = Some(Instant::now() + poll_failures.next());
                 }
             }
@@ -269,7 +269,7 @@ impl<Id: Eq + Hash + Clone + Debug + Send + 'static, E: std::error::Error + Send
     fn ended(&mut self, ended: Result<(TaskId, Result<(), E>), tokio::task::JoinError>) {
         let (task, failure) = match ended {
             Ok((task, Ok(()))) => (task, None),
-            Ok((task, Err(error))) => (task, Some(text(&error))),
+            Ok((task, Err(error))) => (task, Some(chain(&error))),
             Err(join) => {
                 let task = join.id();
                 let said = join.try_into_panic().map(|p| panic_text(p.as_ref()));
@@ -291,16 +291,4 @@ impl<Id: Eq + Hash + Clone + Debug + Send + 'static, E: std::error::Error + Send
             self.enqueue(id);
         }
     }
-}
-
-/// An error with its causes, on one line.
-fn text(error: &dyn std::error::Error) -> String {
-    let mut out = error.to_string();
-    let mut cause = error.source();
-    while let Some(c) = cause {
-        out.push_str(": ");
-        out.push_str(&c.to_string());
-        cause = c.source();
-    }
-    out
 }

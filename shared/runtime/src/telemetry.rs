@@ -114,6 +114,18 @@ pub fn is_traceparent(text: &str) -> bool {
     read(text).is_some()
 }
 
+/// An error with all its causes on one line: for the one log line at the boundary where it is handled.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        out.push_str(": ");
+        out.push_str(&c.to_string());
+        cause = c.source();
+    }
+    out
+}
+
 fn write(c: &SpanContext) -> String {
     format!("00-{}-{}-{:02x}", c.trace_id(), c.span_id(), c.trace_flags().to_u8())
 }

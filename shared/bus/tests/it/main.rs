@@ -1,1 +1,8 @@
-//! Tests against a real nats-server.
+//! Tests against a real nats-server and both databases.
+
+mod consuming;
+mod embedded;
+mod identities;
+mod reconciling;
+mod relaying;
+mod support;

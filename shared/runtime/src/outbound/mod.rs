@@ -44,6 +44,8 @@ pub enum OutboundError {
         #[source]
         source: reqwest::Error,
     },
+    #[error("`{host}` sent more than {max} bytes")]
+    TooLarge { host: String, max: u64 },
     #[error("the HTTP client cannot be built")]
     Client(#[source] reqwest::Error),
 }
@@ -52,7 +54,7 @@ impl OutboundError {
     /// Whether the same call may succeed later. An address that is refused or unusable stays so.
     pub fn retryable(&self) -> bool {
         match self {
-            OutboundError::Url { .. } | OutboundError::Refused(_) => false,
+            OutboundError::Url { .. } | OutboundError::Refused(_) | OutboundError::TooLarge { .. } => false,
             OutboundError::Resolve { .. }
             | OutboundError::Timeout { .. }
             | OutboundError::Connect { .. }
@@ -234,6 +236,40 @@ impl Outbound {
             .map_err(|_| OutboundError::Timeout { host: host.to_owned(), seconds: CONNECT_TIMEOUT.as_secs_f64() })??;
         all.iter_mut().for_each(|a| a.set_port(port));
         Ok(all)
+    }
+
+    /// Sends and hands the body of a 2xx answer to `on_chunk` piece by piece, without keeping it. Returns status and bytes
+    /// read; more than `max` bytes are an error.
+    pub async fn stream(
+        &self,
+        request: Request,
+        max: u64,
+        mut on_chunk: impl FnMut(&[u8]),
+    ) -> Result<(u16, u64), OutboundError> {
+        let url = self.check_url(&request.url)?;
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let timeout = request.timeout;
+        let call = self.client.request(request.method, url).headers(request.headers).body(request.body).send();
+        let exchange = async {
+            let response = call.await.map_err(|e| classify(e, &host, timeout))?;
+            let status = response.status();
+            let mut bytes = 0;
+            if status.is_success() {
+                let mut chunks = response.bytes_stream();
+                while let Some(chunk) = chunks.next().await {
+                    let chunk = chunk.map_err(|e| classify(e, &host, timeout))?;
+                    bytes += chunk.len() as u64;
+                    if bytes > max {
+                        return Err(OutboundError::TooLarge { host: host.clone(), max });
+                    }
+                    on_chunk(&chunk);
+                }
+            }
+            Ok((status.as_u16(), bytes))
+        };
+        tokio::time::timeout(timeout, exchange)
+            .await
+            .map_err(|_| OutboundError::Timeout { host: host.clone(), seconds: timeout.as_secs_f64() })?
     }
 
     /// Sends. Any status is a response; redirects are not followed.
