@@ -10,6 +10,7 @@
 mod limits;
 mod template;
 
+pub(crate) use template::escape;
 pub use template::{Template, render, render_value, template_reads};
 
 use cel::{Env, IdedExpr, parser::PrattParser};

@@ -145,7 +145,11 @@ impl<'de> Deserialize<'de> for Value {
                 let number = serde_json::Number::from_f64(n).ok_or_else(|| E::custom("not a finite number"))?;
                 Ok(Value::Number(number, n.to_string()))
             }
-            fn visit_str<E>(self, s: &str) -> Result<Value, E> {
+            fn visit_str<E: de::Error>(self, s: &str) -> Result<Value, E> {
+                // PostgreSQL cannot keep it, and no shell or file name can hold it.
+                if s.contains('\0') {
+                    return Err(E::custom("a text holds a NUL character; remove it"));
+                }
                 Ok(Value::Text(s.into()))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
@@ -282,7 +286,9 @@ impl<'n> Fields<'n> {
 
     /// The value of a key; a key without a value counts as absent.
     pub(crate) fn take(&mut self, key: &'static str) -> Option<&'n Node> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let (_, node) = self.entries.iter().find(|(k, _)| k.name == key)?;
         (!matches!(node.value, Value::Null)).then_some(node)
     }

@@ -32,6 +32,14 @@ impl Template {
         node(value).map(|node| Template { node })
     }
 
+    /// Its value, if nothing in it is computed.
+    pub fn fixed(&self) -> Option<&Value> {
+        match &self.node {
+            Node::Fixed(v) => Some(v),
+            _ => None,
+        }
+    }
+
     /// Every expression in it.
     pub fn expressions(&self) -> Vec<&Expression> {
         let mut out = Vec::new();

@@ -279,28 +279,30 @@ impl Parameter {
     /// A value without expressions to its resolved form; the error says what to write instead.
     pub fn resolve(&self, value: &Value) -> Result<Value, String> {
         let shown = || brief(value);
-        let text = || value.as_str().ok_or_else(|| format!("must be text, not {}", shown()));
+        let text = || word(value).ok_or_else(|| format!("must be text, not {}", shown()));
         match self.kind {
-            Kind::Text | Kind::Script => text().map(|t| json!(t)),
+            Kind::Text | Kind::Script => text().map(Value::String),
             Kind::Integer { min, max } => match value.as_i64() {
                 Some(n) if (min..=max).contains(&n) => Ok(json!(n)),
                 _ => Err(format!("must be a whole number from {min} to {max}, not {}", shown())),
             },
             Kind::Duration => {
-                parse_duration(text().map_err(|e| format!("{e}; write `30s`, `2m`, `1h` or `7d`"))?).map(|s| json!(s))
+                parse_duration(&text().map_err(|e| format!("{e}; write `30s`, `2m`, `1h` or `7d`"))?).map(|s| json!(s))
             }
             Kind::OneOf(words) => match value.as_str().filter(|t| words.contains(t)) {
                 Some(t) => Ok(json!(t)),
                 None => Err(format!("must be one of {}, not {}", words.join(", "), shown())),
             },
-            Kind::TextList => match value.as_array() {
-                Some(l) if l.iter().all(Value::is_string) => Ok(value.clone()),
-                _ => Err(format!("must be a list of texts such as [\"a\", \"b\"], not {}", shown())),
-            },
-            Kind::TextMap => match value.as_object() {
-                Some(m) if m.values().all(Value::is_string) => Ok(value.clone()),
-                _ => Err(format!("must be a map of texts such as {{KEY: \"value\"}}, not {}", shown())),
-            },
+            Kind::TextList => value
+                .as_array()
+                .and_then(|l| l.iter().map(|v| word(v).map(Value::String)).collect::<Option<Vec<_>>>())
+                .map(Value::Array)
+                .ok_or_else(|| format!("must be a list of texts such as [\"a\", \"b\"], not {}", shown())),
+            Kind::TextMap => value
+                .as_object()
+                .and_then(|m| m.iter().map(|(k, v)| Some((k.clone(), Value::String(word(v)?)))).collect::<Option<_>>())
+                .map(Value::Object)
+                .ok_or_else(|| format!("must be a map of texts such as {{KEY: \"value\"}}, not {}", shown())),
             Kind::Url => match text()? {
                 t if ["http://", "https://"].iter().any(|p| t.len() > p.len() && t.starts_with(p))
                     && !t.contains(|c: char| c.is_whitespace() || c.is_control()) =>
@@ -338,6 +340,15 @@ pub fn parse_duration(text: &str) -> Result<u64, String> {
     }
     let seconds = digits.parse::<u64>().map_err(|_| wrong())? * unit;
     if seconds > 30 * 86_400 { Err(format!("{} is longer than the limit of 30d", quoted(text))) } else { Ok(seconds) }
+}
+
+/// Text, or a number or boolean as text.
+fn word(value: &Value) -> Option<String> {
+    match value {
+        Value::String(s) => Some(s.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    }
 }
 
 /// A value for an error message: short, and never more than a line.

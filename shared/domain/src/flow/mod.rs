@@ -1,9 +1,10 @@
 //! Flows: the reusable definition of a release, as validated data. `parse` reads the YAML; a `Flow` value is always valid.
 
 pub mod actions;
-mod parse;
+pub(crate) mod calls;
+pub(crate) mod parse;
 
-pub use parse::parse;
+pub use parse::{FlowError, parse};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,6 +30,28 @@ pub struct Input {
     #[serde(default)]
     pub description: String,
 }
+
+impl Input {
+    /// Does the value fit? If not, the error says what to give.
+    pub fn check(&self, value: &serde_json::Value) -> Result<(), String> {
+        use serde_json::Value;
+        let shown = actions::brief(value);
+        match (self.kind, value) {
+            (InputKind::String, Value::String(s)) if s.contains('\0') => Err("must not hold a NUL character".into()),
+            (InputKind::String, Value::String(s)) if s.len() <= MAX_INPUT_BYTES => Ok(()),
+            (InputKind::String, Value::String(_)) => Err(format!("must have at most {MAX_INPUT_BYTES} bytes")),
+            (InputKind::Number, Value::Number(_)) | (InputKind::Boolean, Value::Bool(_)) => Ok(()),
+            (InputKind::Choice, Value::String(s)) if self.options.contains(s) => Ok(()),
+            (InputKind::String, _) => Err(format!("must be text, not {shown}")),
+            (InputKind::Number, _) => Err(format!("must be a number, not {shown}")),
+            (InputKind::Boolean, _) => Err(format!("must be true or false, not {shown}")),
+            (InputKind::Choice, _) => Err(format!("must be one of {}, not {shown}", self.options.join(", "))),
+        }
+    }
+}
+
+/// Longest text an input takes.
+pub const MAX_INPUT_BYTES: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

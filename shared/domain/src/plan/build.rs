@@ -1,8 +1,369 @@
-//! Release + environment + hosts to [`Plan`](super::Plan).
-#[derive(Debug)]
-pub struct BuildInput;
-#[derive(Debug)]
-pub struct PlanError;
-pub fn build(_i: BuildInput) -> Result<super::Plan, PlanError> {
-    Err(PlanError)
+//! Release + environment + hosts to [`Plan`]. A pure function: the same input gives the same digest.
+
+use super::{Plan, PlanArtifact, PlanError, PlanHost, PlanRollout, PlanStep, PlanStepKind, error::Mode, render};
+use crate::{
+    approval::ApprovalRule,
+    artifact::Artifact,
+    catalog::Environment,
+    expression::{Context, Expression, ExpressionError, Template, escape},
+    flow::{
+        Budget, Call, Confirm, Flow, HostStep, OnFailure, Rollout, StepKind,
+        actions::{self, Action},
+    },
+    release::{Release, RollbackMode},
+    task::TaskStep,
+    wave::WaveExpression,
+};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A host as the catalog has it at planning time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostFacts {
+    pub name: String,
+    pub address: String,
+    pub labels: BTreeMap<String, String>,
+    pub values: BTreeMap<String, Value>,
 }
+
+#[derive(Debug)]
+pub struct BuildInput<'a> {
+    pub project: &'a str,
+    pub environment: &'a Environment,
+    pub release: &'a Release,
+    /// What is released; in a rollback the last known good artifact.
+    pub artifact: &'a Artifact,
+    /// Those selected, in the order they are released to.
+    pub hosts: Vec<HostFacts>,
+    /// Plan the flow's rollback steps instead of its steps.
+    pub rollback: Option<RollbackMode>,
+    pub approvals: Vec<ApprovalRule>,
+}
+
+/// Id of the one step of a rollback plan.
+pub const ROLLBACK_STEP: &str = "rollback";
+/// Waves of a rollback: one host shows that it works, then four times as many each time, so that haste does not take the
+/// whole environment down.
+const ROLLBACK_WAVES: &str = "1 *4";
+
+/// Computes the whole plan. Every host's steps are rendered once, so what fails on one host fails here, by name.
+pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
+    let flow = &input.release.flow;
+    let hosts = check_hosts(input.hosts)?;
+    let a = input.artifact;
+    let artifact = PlanArtifact {
+        version: a.version.clone(),
+        url: a.url.clone(),
+        digest: a.digest.clone(),
+        size: a.size,
+        dir: a.release_dir(&input.environment.name),
+        built_at: a.built_at,
+    };
+    let mut plan = Plan {
+        project: input.project.into(),
+        environment: input.environment.name.clone(),
+        release: input.release.id,
+        kind: input.release.kind,
+        rollback: input.rollback,
+        inputs: inputs(flow, &input.release.inputs)?,
+        context: roots(input.project, input.environment, input.release, a, &artifact),
+        artifact,
+        flow: flow.name.clone(),
+        flow_revision: input.release.flow_revision,
+        // A rollback that fails must not ask for another one.
+        on_failure: if input.rollback.is_some() { OnFailure::Pause } else { flow.on_failure },
+        approvals: input.approvals,
+        hosts,
+        steps: Vec::new(),
+    };
+    let context = render::context(&plan);
+    let planner = Planner { plan: &plan, context };
+    plan.steps = match input.rollback {
+        None => flow.steps.iter().map(|s| planner.step(s)).collect::<Result<_, _>>()?,
+        Some(mode) => vec![planner.rollback(flow, mode)?],
+    };
+    for step in plan.steps.iter().filter(|s| !s.skipped) {
+        if let PlanStepKind::Rollout(_) = step.kind {
+            let compiled = render::Compiled::new(&plan, &step.id)?;
+            let which = if compiled.varies() { plan.hosts.len() } else { 1 };
+            plan.hosts[..which].iter().try_for_each(|h| compiled.spec(&plan, h).map(drop))?;
+        }
+    }
+    Ok(plan)
+}
+
+fn check_hosts(hosts: Vec<HostFacts>) -> Result<Vec<PlanHost>, PlanError> {
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = hosts.iter().find(|h| !seen.insert(h.name.as_str())) {
+        return Err(PlanError::DuplicateHost(twice.name.clone()));
+    }
+    if hosts.is_empty() {
+        return Err(PlanError::NoHosts);
+    }
+    let plan = |h: HostFacts| PlanHost { name: h.name, address: h.address, labels: h.labels, values: h.values };
+    Ok(hosts.into_iter().map(plan).collect())
+}
+
+/// The given values over the defaults.
+fn inputs(flow: &Flow, given: &BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, PlanError> {
+    if let Some(name) = given.keys().find(|k| !flow.inputs.contains_key(*k)) {
+        let known: Vec<&str> = flow.inputs.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+        return Err(PlanError::UnknownInput { name: name.clone(), known });
+    }
+    let mut out = BTreeMap::new();
+    for (name, input) in &flow.inputs {
+        let value = given.get(name).or(input.default.as_ref()).ok_or_else(|| PlanError::MissingInput(name.clone()))?;
+        input.check(value).map_err(|problem| PlanError::Input { name: name.clone(), problem })?;
+        out.insert(name.clone(), value.clone());
+    }
+    Ok(out)
+}
+
+fn roots(project: &str, env: &Environment, release: &Release, a: &Artifact, p: &PlanArtifact) -> Map<String, Value> {
+    let mut values: Map<String, Value> = env.values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    values.insert("name".into(), json!(env.name));
+    values.insert("project".into(), json!(project));
+    let mut out = Map::new();
+    let artifact = json!({
+        "version": p.version, "url": p.url, "digest": p.digest, "size": p.size, "dir": p.dir, "built_at": time(p.built_at),
+        "git_ref": a.git_ref, "commit": a.commit, "committer": a.committer,
+    });
+    let about = json!({
+        "version": release.version, "kind": release.kind, "flow": release.flow.name, "created_by": release.created_by,
+    });
+    out.insert("artifact".into(), artifact);
+    out.insert("release".into(), about);
+    out.insert("env".into(), Value::Object(values));
+    out
+}
+
+fn time(t: crate::Timestamp) -> String {
+    t.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+}
+
+struct Planner<'a> {
+    plan: &'a Plan,
+    /// Without `host`.
+    context: Context,
+}
+
+impl Planner<'_> {
+    fn step(&self, s: &crate::flow::Step) -> Result<PlanStep, PlanError> {
+        let skipped = match &s.condition {
+            None => false,
+            Some(c) => {
+                let value = Expression::compile(c).and_then(|e| e.eval_bool(&self.context));
+                !value.map_err(wrong(&s.id))?
+            }
+        };
+        let (kind, empty) = match &s.kind {
+            StepKind::Central(call) => {
+                let with = if skipped { Map::new() } else { self.central(&s.id, call)? };
+                let kind = PlanStepKind::Central { action: call.uses.clone(), with, timeout_s: call.timeout_s };
+                (kind, false)
+            }
+            StepKind::Rollout(r) if skipped => (PlanStepKind::Rollout(without_hosts(r)), false),
+            StepKind::Rollout(r) => {
+                let rollout = self.rollout(&s.id, r)?;
+                let empty = rollout.steps.is_empty();
+                (PlanStepKind::Rollout(if empty { without_hosts(r) } else { rollout }), empty)
+            }
+        };
+        Ok(PlanStep { id: s.id.clone(), needs: s.needs.clone(), skipped: skipped || empty, kind })
+    }
+
+    fn rollback(&self, flow: &Flow, mode: RollbackMode) -> Result<PlanStep, PlanError> {
+        let steps = match mode {
+            RollbackMode::Normal => &flow.rollback.normal,
+            RollbackMode::Emergency => &flow.rollback.emergency,
+        };
+        let waves: Result<WaveExpression, _> = ROLLBACK_WAVES.parse();
+        let waves = waves.map_err(|error| PlanError::Waves { step: ROLLBACK_STEP.into(), error })?;
+        let rollout = Rollout {
+            waves,
+            confirm: Confirm::None,
+            bake_s: 0,
+            budget: Budget::default(),
+            parallel: 0,
+            steps: steps.clone(),
+        };
+        let rollout = self.rollout(ROLLBACK_STEP, &rollout)?;
+        if rollout.steps.is_empty() {
+            return Err(PlanError::NoRollback(Mode(mode)));
+        }
+        let kind = PlanStepKind::Rollout(rollout);
+        Ok(PlanStep { id: ROLLBACK_STEP.into(), needs: Vec::new(), skipped: false, kind })
+    }
+
+    fn rollout(&self, id: &str, r: &Rollout) -> Result<PlanRollout, PlanError> {
+        let total = u32::try_from(self.plan.hosts.len()).unwrap_or(u32::MAX);
+        let sizes = r.waves.sizes(total).map_err(|error| PlanError::Waves { step: id.into(), error })?;
+        let mut next = 0;
+        let waves = sizes
+            .into_iter()
+            .map(|n| {
+                next += n;
+                (next - n..next).collect()
+            })
+            .collect();
+        let mut steps = Vec::new();
+        let mut conditions = BTreeMap::new();
+        for s in &r.steps {
+            let place = format!("{id}.{}", s.id);
+            if let Some(c) = &s.condition {
+                let e = Expression::compile(c).map_err(wrong(&place))?;
+                if e.reads("host") {
+                    conditions.insert(s.id.clone(), c.clone());
+                } else if !e.eval_bool(&self.context).map_err(wrong(&place))? {
+                    continue;
+                }
+            }
+            steps.push(self.host_step(&place, s)?);
+        }
+        Ok(PlanRollout {
+            waves,
+            confirm: r.confirm,
+            bake_s: r.bake_s,
+            max_failures: max_failures(&r.budget, total),
+            parallel: r.parallel,
+            steps,
+            conditions,
+        })
+    }
+
+    fn central(&self, place: &str, call: &Call) -> Result<Map<String, Value>, PlanError> {
+        let action = find(place, call)?;
+        let mut with = Map::new();
+        for (key, value) in &call.with {
+            let value = Template::compile(value).and_then(|t| t.render(&self.context)).map_err(wrong(place))?;
+            let (key, value) = resolve(place, action, key, &value)?;
+            with.insert(key, value);
+        }
+        defaults(action, &mut with);
+        self.add(action, &mut with);
+        Ok(with)
+    }
+
+    fn host_step(&self, place: &str, s: &HostStep) -> Result<TaskStep, PlanError> {
+        let action = find(place, &s.call)?;
+        let mut with = Map::new();
+        for (key, value) in &s.call.with {
+            let template = Template::compile(value).map_err(wrong(place))?;
+            if template.reads("host") {
+                with.insert(key.clone(), value.clone());
+            } else {
+                let value = template.render(&self.context).map_err(wrong(place))?;
+                let (key, value) = resolve(place, action, key, &value)?;
+                with.insert(key, escape(&value));
+            }
+        }
+        if action.name == "release.switch" {
+            let to = with.remove("to");
+            if to.is_some_and(|v| v == "last_known_good") && self.plan.rollback.is_none() {
+                let problem = "`last_known_good` is for rollbacks; use `artifact`".into();
+                return Err(PlanError::Parameter { step: place.into(), host: None, parameter: "to".into(), problem });
+            }
+        }
+        defaults(action, &mut with);
+        if action.name == "release.switch" {
+            with.remove("to");
+        }
+        let mut added = Map::new();
+        self.add(action, &mut added);
+        added.into_iter().for_each(|(k, v)| {
+            with.insert(k, escape(&v));
+        });
+        if matches!(action.name, "script" | "service.restart") {
+            let env = with.entry("env").or_insert_with(|| json!({}));
+            if let Value::Object(env) = env {
+                self.environment(env);
+            }
+        }
+        Ok(TaskStep {
+            id: s.id.clone(),
+            action: action.name.into(),
+            with,
+            always: s.always,
+            timeout_s: s.call.timeout_s,
+        })
+    }
+
+    /// What [`actions`] documents as added, but for the environment of scripts.
+    fn add(&self, action: &Action, with: &mut Map<String, Value>) {
+        let a = &self.plan.artifact;
+        for (key, _) in action.added {
+            let value = match *key {
+                "url" => json!(a.url),
+                "digest" => json!(a.digest),
+                "size" => json!(a.size),
+                "dir" => json!(a.dir),
+                "built_at" => json!(time(a.built_at)),
+                _ => continue,
+            };
+            with.insert((*key).into(), value);
+        }
+    }
+
+    fn environment(&self, env: &mut Map<String, Value>) {
+        let p = self.plan;
+        let fixed = [
+            ("WINDLASS_PROJECT", &p.project),
+            ("WINDLASS_ENVIRONMENT", &p.environment),
+            ("WINDLASS_VERSION", &p.artifact.version),
+            ("WINDLASS_RELEASE_DIR", &p.artifact.dir),
+        ];
+        for (key, value) in fixed {
+            env.insert(key.into(), escape(&json!(value)));
+        }
+        env.insert("WINDLASS_HOST".into(), json!("${{ host.name }}"));
+    }
+}
+
+fn wrong(place: &str) -> impl Fn(ExpressionError) -> PlanError + '_ {
+    move |error| PlanError::Expression { step: place.into(), host: None, error }
+}
+
+fn find(place: &str, call: &Call) -> Result<&'static Action, PlanError> {
+    actions::find(&call.uses).ok_or_else(|| PlanError::UnknownAction { step: place.into(), action: call.uses.clone() })
+}
+
+fn resolve(place: &str, action: &Action, key: &str, value: &Value) -> Result<(String, Value), PlanError> {
+    let wrong = |problem| PlanError::Parameter { step: place.into(), host: None, parameter: key.into(), problem };
+    let p = action.parameter(key).ok_or_else(|| wrong("does not exist".into()))?;
+    Ok((p.resolved_name(), p.resolve(value).map_err(wrong)?))
+}
+
+fn defaults(action: &Action, with: &mut Map<String, Value>) {
+    for p in action.parameters {
+        let name = p.resolved_name();
+        // A parameter that reads `host` still stands under its own name.
+        if let Some(v) = p.default_value()
+            && !with.contains_key(&name)
+            && !with.contains_key(p.name)
+        {
+            with.insert(name, v);
+        }
+    }
+}
+
+/// The smaller of the two that are given; none given means none may fail.
+fn max_failures(budget: &Budget, total: u32) -> u32 {
+    let percent = budget.percent.map(|p| (f64::from(total) * p.clamp(0.0, 100.0) / 100.0 + 1e-9).floor() as u32);
+    [budget.hosts, percent].into_iter().flatten().min().unwrap_or(0)
+}
+
+fn without_hosts(r: &Rollout) -> PlanRollout {
+    PlanRollout {
+        waves: Vec::new(),
+        confirm: r.confirm,
+        bake_s: r.bake_s,
+        max_failures: 0,
+        parallel: r.parallel,
+        steps: Vec::new(),
+        conditions: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,15 @@
 //! that the task it is offered is one a person approved, without seeing the whole plan.
 
 mod build;
+mod canonical;
+mod digest;
+mod error;
+mod render;
 
-pub use build::{BuildInput, PlanError, build};
+pub use build::{BuildInput, HostFacts, ROLLBACK_STEP, build};
+pub use canonical::canonical_json;
+pub use digest::{PlanTree, verify_spec};
+pub use error::PlanError;
 
 use crate::{
     approval::ApprovalRule,
@@ -29,6 +36,9 @@ pub struct Plan {
     pub flow: String,
     pub flow_revision: u64,
     pub inputs: BTreeMap<String, serde_json::Value>,
+    /// What the expressions of host steps read besides `inputs` and `host`: `artifact`, `release` and `env`.
+    #[serde(default)]
+    pub context: serde_json::Map<String, serde_json::Value>,
     pub on_failure: OnFailure,
     /// Every rule must be met by itself.
     pub approvals: Vec<ApprovalRule>,
@@ -53,6 +63,15 @@ pub struct PlanHost {
     pub name: String,
     pub address: String,
     pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub values: BTreeMap<String, serde_json::Value>,
+}
+
+impl Plan {
+    /// The index of a host in `hosts`.
+    pub fn host_index(&self, name: &str) -> Option<u32> {
+        self.hosts.iter().position(|h| h.name == name).and_then(|i| u32::try_from(i).ok())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,9 +100,13 @@ pub struct PlanRollout {
     pub max_failures: u32,
     /// 0: the whole wave.
     pub parallel: u32,
-    /// Steps resolved but for expressions that read `host`, which stay as text and are resolved per host by
-    /// [`Plan::task_spec`].
+    /// Steps resolved but for parameters that read `host`, which stay as written and are resolved per host by
+    /// [`Plan::task_spec`]. Their texts are templates: a literal `${{` stands here as `$${{`.
     pub steps: Vec<crate::task::TaskStep>,
+    /// Conditions that read `host`, by step id: a host for which one is false has a spec without that step, so
+    /// `start_at` and the indices agents report count that host's own steps. Other conditions are decided already.
+    #[serde(default)]
+    pub conditions: BTreeMap<String, String>,
 }
 
 /// The digest with the two parts it is made of.

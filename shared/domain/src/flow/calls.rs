@@ -1,0 +1,328 @@
+//! The `uses`, `with`, `if` and `timeout` of a step, checked against the table of actions and the inputs of the flow.
+
+use super::{
+    Call, HostStep, Input,
+    actions::{self, Action, Kind, Parameter},
+    parse::seconds,
+};
+use crate::{
+    expression::{Expression, Template},
+    span::{Place, suggestion},
+    yaml::{Fields, Node, Problems, Value, join, shorten},
+};
+use serde_json::{Map, Value as Json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where a step stands, which decides the actions it may use and the names it may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seat {
+    Central,
+    Host,
+    Rollback,
+}
+
+const MAX_TIMEOUT_S: u64 = 7 * 86_400;
+/// What a step gets on top of the time its own parameters ask for.
+const TIMEOUT_MARGIN_S: u64 = 30;
+
+/// Fields of the roots whose shape is fixed.
+pub(crate) const ARTIFACT_FIELDS: [&str; 9] =
+    ["version", "url", "digest", "size", "dir", "built_at", "git_ref", "commit", "committer"];
+pub(crate) const RELEASE_FIELDS: [&str; 4] = ["version", "kind", "flow", "created_by"];
+pub(crate) const HOST_FIELDS: [&str; 4] = ["name", "address", "labels", "values"];
+
+/// What is known while steps are read.
+pub(super) struct Reading<'r> {
+    pub inputs: &'r BTreeMap<String, Input>,
+    pub problems: &'r mut Problems,
+}
+
+/// A host step whose id may still have to be made unique.
+pub(super) struct Read {
+    pub step: HostStep,
+    pub id_place: Place,
+    /// The id was written, not taken from the action.
+    pub named: bool,
+}
+
+/// `id`, or with the first running number that makes it new.
+pub(super) fn free_id(id: &str, taken: &BTreeSet<String>) -> String {
+    let numbered = (2..).map(|n| format!("{id}-{n}"));
+    std::iter::once(id.to_string()).chain(numbered).find(|i| !taken.contains(i)).unwrap_or_default()
+}
+
+impl Reading<'_> {
+    pub(super) fn host_step(&mut self, node: &Node, path: &str, seat: Seat) -> Option<Read> {
+        let mut f = Fields::of(node, path, "a host step", self.problems)?;
+        let id = f.take("id").map(|n| (n, n.as_word().filter(|t| is_step_id(t))));
+        if let Some((n, None)) = &id {
+            let rule = "1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit";
+            self.problems.add(n.place, &f.path_of("id"), format!("must be an id ({rule}), not {}", n.kind()));
+        }
+        let condition = self.condition(&mut f, seat);
+        let call = self.call(&mut f, seat);
+        let always = match f.take("always") {
+            None => false,
+            Some(n) => match n.value {
+                Value::Bool(b) => b,
+                _ => {
+                    self.problems.add(
+                        n.place,
+                        &f.path_of("always"),
+                        format!("must be true or false, not {}", n.kind()),
+                    );
+                    false
+                }
+            },
+        };
+        let (place, named) = (id.as_ref().map_or(f.place, |(n, _)| n.place), id.is_some());
+        f.finish(self.problems);
+        let call = call?;
+        let id = id.and_then(|(_, t)| t).unwrap_or_else(|| call.uses.clone());
+        Some(Read { step: HostStep { id, condition, call, always }, id_place: place, named })
+    }
+
+    /// `if:`, with or without `${{ }}` around it.
+    pub(super) fn condition(&mut self, f: &mut Fields<'_>, seat: Seat) -> Option<String> {
+        let n = f.take("if")?;
+        let path = f.path_of("if");
+        let text = match &n.value {
+            Value::Text(t) => t.trim(),
+            Value::Bool(b) => return Some(b.to_string()),
+            _ => {
+                let text = format!("must be an expression such as `inputs.restart`, not {}", n.kind());
+                self.problems.add(n.place, &path, text);
+                return None;
+            }
+        };
+        let inner = text.strip_prefix("${{").and_then(|t| t.strip_suffix("}}")).map_or(text, str::trim);
+        match Expression::compile(inner) {
+            Ok(e) => {
+                self.names(&[&e], seat, n.place, &path);
+                Some(inner.into())
+            }
+            Err(e) => {
+                self.problems.add(n.place, &path, e.to_string());
+                None
+            }
+        }
+    }
+
+    pub(super) fn call(&mut self, f: &mut Fields<'_>, seat: Seat) -> Option<Call> {
+        let uses = f.take("uses");
+        let with = f.take("with");
+        let timeout = f.take("timeout").map(|n| (n, seconds(n, &f.path_of("timeout"), MAX_TIMEOUT_S, self.problems)));
+        let Some(uses) = uses else {
+            let text = format!("a step needs `uses: <action>`; actions here are: {}", allowed(seat));
+            self.problems.add(f.place, &f.path, text);
+            return None;
+        };
+        let path = f.path_of("uses");
+        let Some(name) = uses.as_text() else {
+            self.problems.add(uses.place, &path, format!("must be the name of an action, not {}", uses.kind()));
+            return None;
+        };
+        let Some(action) = actions::find(name) else {
+            let near = suggestion(name, actions::ACTIONS.iter().map(|a| a.name));
+            let text = format!("there is no action `{}`{near}; actions here are: {}", shorten(name), allowed(seat));
+            self.problems.add(uses.place, &path, text);
+            return None;
+        };
+        match seat {
+            Seat::Central if !action.central() => {
+                let text = format!(
+                    "`{name}` runs on hosts; put it into the `steps:` of a step with `waves:` (central actions are: {})",
+                    allowed(seat)
+                );
+                self.problems.add(uses.place, &path, text);
+            }
+            Seat::Host | Seat::Rollback if !action.on_host() => {
+                let text = format!(
+                    "`{name}` runs centrally, but all steps of a rollout must be host actions; make it a step of its own \
+                     before or after the rollout (host actions are: {})",
+                    allowed(seat)
+                );
+                self.problems.add(uses.place, &path, text);
+            }
+            _ => {}
+        }
+        let with = self.with(with, uses.place, &f.path_of("with"), action, seat)?;
+        if let Some((n, Some(0))) = timeout {
+            self.problems.add(n.place, &f.path_of("timeout"), "must be longer than 0s");
+        }
+        let timeout_s = timeout.and_then(|(_, s)| s).unwrap_or_else(|| default_timeout(action, &with));
+        Some(Call { uses: name.into(), with, timeout_s })
+    }
+
+    fn with(
+        &mut self,
+        node: Option<&Node>,
+        place: Place,
+        path: &str,
+        action: &'static Action,
+        seat: Seat,
+    ) -> Option<Map<String, Json>> {
+        let mut out = Map::new();
+        if let Some(node) = node {
+            let mut f = Fields::of(node, path, "`with`", self.problems)?;
+            for p in action.parameters {
+                if let Some(n) = f.take(p.name)
+                    && let Some(v) = self.parameter(n, &join(path, p.name), p, seat)
+                {
+                    out.insert(p.name.into(), v);
+                }
+            }
+            let place_of = |name: &str| node.get(name).map_or(node.place, |n| n.place);
+            if seat != Seat::Rollback && out.get("to").is_some_and(|v| v == "last_known_good") {
+                let text =
+                    "`last_known_good` is for steps under `rollback:`; here the release switches to its artifact";
+                self.problems.add(place_of("to"), &join(path, "to"), text);
+            }
+            if action.parameters.is_empty() {
+                if let Value::Map(m) = &node.value
+                    && let Some((key, _)) = m.first()
+                {
+                    self.problems.add(key.place, path, format!("`{}` takes no parameters; remove `with`", action.name));
+                }
+            } else {
+                f.finish(self.problems);
+            }
+            if action.name == "service.restart" && out.contains_key("unit") && out.contains_key("command") {
+                self.problems.add(place_of("command"), path, "takes `unit` or `command`, not both; remove one");
+            }
+        }
+        let has = |name: &str| node.is_some_and(|n| n.get(name).is_some_and(|n| !matches!(n.value, Value::Null)));
+        for p in action.parameters.iter().filter(|p| p.required && !has(p.name)) {
+            let text = format!("`{}` needs the parameter `{}`: {}", action.name, p.name, p.doc);
+            self.problems.add(node.map_or(place, |n| n.place), path, text);
+        }
+        if action.name == "service.restart" && !has("unit") && !has("command") {
+            let text = "`service.restart` needs `unit: <systemd unit>` or `command: [program, argument]`";
+            self.problems.add(node.map_or(place, |n| n.place), path, text);
+        }
+        Some(out)
+    }
+
+    fn parameter(&mut self, n: &Node, path: &str, p: &'static Parameter, seat: Seat) -> Option<Json> {
+        let value = written(n, p.kind);
+        if p.kind == Kind::Script && value.as_str().is_some_and(|t| t.contains("${{")) {
+            let text = "a script holds no `${{ }}`, as values could become code; pass them by `env:` or `args:`";
+            self.problems.add(n.place, path, text);
+            return None;
+        }
+        let template = match Template::compile(&value) {
+            Ok(t) => t,
+            Err(e) => {
+                self.problems.add(n.place, path, e.to_string());
+                return None;
+            }
+        };
+        let expressions = template.expressions();
+        self.names(&expressions, seat, n.place, path);
+        if expressions.is_empty() {
+            if let Err(e) = p.resolve(&value) {
+                self.problems.add(n.place, path, e);
+                return None;
+            }
+        } else if let (Kind::TextList, Json::Object(_)) | (Kind::TextMap, Json::Array(_)) = (p.kind, &value) {
+            self.problems.add(n.place, path, format!("has the wrong shape: {}", n.kind()));
+        }
+        if p.name == "env" {
+            self.environment(n, path);
+        }
+        Some(value)
+    }
+
+    fn environment(&mut self, n: &Node, path: &str) {
+        let Value::Map(m) = &n.value else { return };
+        for (key, _) in m {
+            let name = key.name.as_str();
+            let fits = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+            if !fits {
+                let text =
+                    format!("`{}` is not a name for the environment: use letters, digits and `_`", shorten(name));
+                self.problems.add(key.place, path, text);
+            } else if name.starts_with("WINDLASS_") || name == "TASK_KEY" {
+                self.problems.add(key.place, path, format!("`{name}` is set by Windlass itself; use another name"));
+            }
+        }
+    }
+
+    /// Do all names an expression reads exist here?
+    fn names(&mut self, expressions: &[&Expression], seat: Seat, place: Place, path: &str) {
+        let roots: &[&str] = match seat {
+            Seat::Central => &["inputs", "artifact", "release", "env"],
+            Seat::Host | Seat::Rollback => &["inputs", "artifact", "release", "env", "host"],
+        };
+        for e in expressions {
+            for r in e.roots().iter().filter(|r| !roots.contains(&r.as_str())) {
+                let text = if r == "host" {
+                    format!("`{}` reads `host`, which only the steps of a rollout have", e.source())
+                } else {
+                    let near = suggestion(r, roots.iter().copied());
+                    format!(
+                        "`{}` reads `{}`, which does not exist{near}; there are: {}",
+                        e.source(),
+                        shorten(r),
+                        roots.join(", ")
+                    )
+                };
+                self.problems.add(place, path, text);
+            }
+            for (root, field) in e.fields() {
+                let known: Vec<&str> = match root.as_str() {
+                    "inputs" => self.inputs.keys().map(String::as_str).collect(),
+                    "artifact" => ARTIFACT_FIELDS.into(),
+                    "release" => RELEASE_FIELDS.into(),
+                    "host" if seat != Seat::Central => HOST_FIELDS.into(),
+                    _ => continue,
+                };
+                if !known.contains(&field.as_str()) {
+                    let near = suggestion(field, known.iter().copied());
+                    let list = if known.is_empty() { "the flow has no inputs".into() } else { known.join(", ") };
+                    let text = format!(
+                        "`{}` reads `{root}.{}`, which is not declared{near}; known: {list}",
+                        e.source(),
+                        shorten(field)
+                    );
+                    self.problems.add(place, path, text);
+                }
+            }
+        }
+    }
+}
+
+/// What the author wrote, as the kind of the parameter takes it: `8080` in an environment is text.
+fn written(n: &Node, kind: Kind) -> Json {
+    let word = |n: &Node| n.as_word().map_or_else(|| n.to_json(), Json::String);
+    match (kind, &n.value) {
+        (Kind::TextList, Value::List(l)) => Json::Array(l.iter().map(word).collect()),
+        (Kind::TextMap, Value::Map(m)) => Json::Object(m.iter().map(|(k, n)| (k.name.clone(), word(n))).collect()),
+        (Kind::Text | Kind::Script | Kind::Duration | Kind::Mode | Kind::OneOf(_), _) => word(n),
+        _ => n.to_json(),
+    }
+}
+
+/// Long enough for what the parameters ask for; an hour more where an expression says how long.
+fn default_timeout(action: &Action, with: &Map<String, Json>) -> u32 {
+    let asked = ["for", "within"].iter().filter_map(|k| with.get(*k)).filter_map(Json::as_str).next();
+    let s = match asked {
+        Some(t) if t.contains("${{") => 3600,
+        Some(t) => actions::parse_duration(t).unwrap_or(0) + TIMEOUT_MARGIN_S,
+        None => 0,
+    };
+    action.timeout_s.max(u32::try_from(s).unwrap_or(u32::MAX))
+}
+
+fn allowed(seat: Seat) -> String {
+    let fits = |a: &&Action| if seat == Seat::Central { a.central() } else { a.on_host() };
+    actions::ACTIONS.iter().filter(fits).map(|a| a.name).collect::<Vec<_>>().join(", ")
+}
+
+fn is_step_id(s: &str) -> bool {
+    let b = s.as_bytes();
+    (1..=63).contains(&b.len())
+        && b[0].is_ascii_alphanumeric()
+        && b.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'_' | b'-'))
+}

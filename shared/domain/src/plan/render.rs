@@ -1,0 +1,132 @@
+//! A rollout's steps for one host, from the plan alone: what is offered to an agent, and hashed into the plan's digest.
+
+use super::{Plan, PlanError, PlanHost, PlanRollout, PlanStepKind};
+use crate::{
+    expression::{Context, Expression, ExpressionError, Template},
+    flow::actions::{self, Action},
+    task::{TaskSpec, TaskStep},
+};
+use serde_json::{Map, Value, json};
+
+/// The steps of a rollout, compiled once for all its hosts.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    step: String,
+    context: Context,
+    steps: Vec<CompiledStep>,
+}
+
+#[derive(Debug)]
+struct CompiledStep {
+    /// With the parameters that are the same on every host.
+    fixed: TaskStep,
+    condition: Option<Expression>,
+    computed: Vec<(String, Template)>,
+    action: &'static Action,
+}
+
+impl Compiled {
+    pub(super) fn new(plan: &Plan, step: &str) -> Result<Compiled, PlanError> {
+        let rollout = rollout(plan, step)?;
+        let wrong = |id: &str| {
+            let step = format!("{step}.{id}");
+            move |error| PlanError::Expression { step, host: None, error }
+        };
+        let mut steps = Vec::with_capacity(rollout.steps.len());
+        for s in &rollout.steps {
+            let unknown = || PlanError::UnknownAction { step: s.id.clone(), action: s.action.clone() };
+            let action = actions::find(&s.action).ok_or_else(unknown)?;
+            let condition =
+                rollout.conditions.get(&s.id).map(|c| Expression::compile(c)).transpose().map_err(wrong(&s.id))?;
+            let mut fixed = Map::new();
+            let mut computed = Vec::new();
+            for (key, value) in &s.with {
+                let template = Template::compile(value).map_err(wrong(&s.id))?;
+                match template.fixed() {
+                    Some(v) => {
+                        fixed.insert(key.clone(), v.clone());
+                    }
+                    None => computed.push((key.clone(), template)),
+                }
+            }
+            steps.push(CompiledStep { fixed: TaskStep { with: fixed, ..s.clone() }, condition, computed, action });
+        }
+        Ok(Compiled { step: step.into(), context: context(plan), steps })
+    }
+
+    /// Is there anything that may differ from host to host?
+    pub(super) fn varies(&self) -> bool {
+        self.steps.iter().any(|s| s.condition.is_some() || !s.computed.is_empty())
+    }
+
+    pub(super) fn spec(&self, plan: &Plan, host: &PlanHost) -> Result<TaskSpec, PlanError> {
+        let context =
+            if self.varies() { self.context.clone().with("host", host_value(host)) } else { Context::default() };
+        let mut steps = Vec::with_capacity(self.steps.len());
+        for s in &self.steps {
+            let place = || (format!("{}.{}", self.step, s.fixed.id), Some(host.name.clone()));
+            let wrong = |error: ExpressionError| {
+                let (step, host) = place();
+                PlanError::Expression { step, host, error }
+            };
+            if let Some(c) = &s.condition
+                && !c.eval_bool(&context).map_err(wrong)?
+            {
+                continue;
+            }
+            let mut step = s.fixed.clone();
+            for (key, template) in &s.computed {
+                let value = template.render(&context).map_err(wrong)?;
+                match s.action.parameter(key) {
+                    None => step.with.insert(key.clone(), value),
+                    Some(p) => {
+                        let resolved = p.resolve(&value).map_err(|problem| {
+                            let (step, host) = place();
+                            PlanError::Parameter { step, host, parameter: key.clone(), problem }
+                        })?;
+                        step.with.insert(p.resolved_name(), resolved)
+                    }
+                };
+            }
+            steps.push(step);
+        }
+        Ok(TaskSpec {
+            project: plan.project.clone(),
+            environment: plan.environment.clone(),
+            version: plan.artifact.version.clone(),
+            host: host.name.clone(),
+            step: self.step.clone(),
+            segment: 0,
+            steps,
+        })
+    }
+}
+
+pub(super) fn rollout<'p>(plan: &'p Plan, step: &str) -> Result<&'p PlanRollout, PlanError> {
+    let found = plan.steps.iter().find(|s| s.id == step).map(|s| &s.kind);
+    match found {
+        Some(PlanStepKind::Rollout(r)) => Ok(r),
+        _ => Err(PlanError::UnknownStep(step.into())),
+    }
+}
+
+/// Everything but `host`.
+pub(super) fn context(plan: &Plan) -> Context {
+    let inputs: Map<String, Value> = plan.inputs.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let base = Context::default().with("inputs", Value::Object(inputs));
+    plan.context.iter().fold(base, |c, (root, value)| c.with(root, value.clone()))
+}
+
+fn host_value(h: &PlanHost) -> Value {
+    json!({ "name": h.name, "address": h.address, "labels": h.labels, "values": h.values })
+}
+
+impl Plan {
+    /// What an agent is asked to do for one host of a rollout. For many hosts use a [`super::PlanTree`].
+    pub fn task_spec(&self, step: &str, host: u32) -> Result<TaskSpec, PlanError> {
+        let unknown = || PlanError::UnknownHost { step: step.into(), host };
+        let in_waves = rollout(self, step)?.waves.iter().flatten().any(|h| *h == host);
+        let facts = self.hosts.get(host as usize).filter(|_| in_waves).ok_or_else(unknown)?;
+        Compiled::new(self, step)?.spec(self, facts)
+    }
+}
