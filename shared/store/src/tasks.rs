@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, types::Json};
 use uuid::Uuid;
 use windlass_domain::{
     Timestamp,
+    approval::Approval,
     ids::{AgentId, DeploymentId, TaskId, WorkId},
     task::Task,
 };
@@ -175,4 +176,15 @@ pub async fn overrides_to_apply(tx: &mut Tx, limit: u32) -> Result<Vec<Override>
         .fetch_all(tx)
         .await?;
     Ok(rows.into_iter().map(|(id, by, reason, at)| Override { task: TaskId(id), by, reason, at }).collect())
+}
+
+/// The approvals an offer carries: every decision on this plan.
+pub async fn approvals(tx: &mut Tx, deployment: DeploymentId, plan_digest: &str) -> Result<Vec<Approval>, Error> {
+    let rows: Vec<(Json<serde_json::Value>,)> =
+        sql("SELECT doc FROM approvals WHERE deployment_id = $1 AND plan_digest = $2 ORDER BY at, person")
+            .bind(deployment)
+            .bind(plan_digest)
+            .fetch_all(tx)
+            .await?;
+    rows.into_iter().map(|(doc,)| decode("approvals.doc", doc.0)).collect()
 }

@@ -194,6 +194,25 @@ pub struct Claim {
     pub takeover: bool,
 }
 
+/// Whether [`claim`] would find anything.
+pub async fn any_claimable(tx: &mut Tx, pools: &[String]) -> Result<bool, Error> {
+    let now = tx.now().await?;
+    for pool in pools {
+        let found: Option<Uuid> = sql(
+            "SELECT work_id FROM work_claims WHERE phase <> 'settled' AND pool = $1 AND (expires_at IS NULL OR expires_at < $2)
+             LIMIT 1",
+        )
+        .bind(pool)
+        .bind(now)
+        .fetch_scalar(tx)
+        .await?;
+        if found.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Takes works of these pools that are ready or whose owner's lease has run out, oldest first. The epoch grows, so every
 /// write of an earlier owner hits nothing from the commit on.
 pub async fn claim(

@@ -1,0 +1,298 @@
+//! Frames from agents: opened, checked for shape, and handed to whoever drives the task. Everything in them is hostile
+//! until shown otherwise: the sender is who the subject and the signature say, never who the body says.
+
+use crate::{
+    directory::{NotBelieved, QUARANTINE, REFRESH},
+    dispatch::Say,
+    hello,
+    logs::LogItem,
+    shared::{Delivery, LateResult, Shared, Signal},
+};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use windlass_bus::{Message, Subscription};
+use windlass_contracts::{
+    frames::{DownBody, MAX_LOG_DATA, Up, UpBody},
+    subjects,
+};
+use windlass_domain::{
+    ids::{AgentId, TaskId},
+    task::StepReport,
+};
+use windlass_store::sessions;
+
+/// Of one agent whose session is in doubt, the database is asked, and the agent answered, at most this often.
+const DOUBT: Duration = Duration::from_secs(1);
+const MAX_STEPS: usize = 1000;
+const MAX_MESSAGE: usize = 4096;
+const MAX_DETAIL: usize = 1000;
+const MAX_NONCE: usize = 128;
+
+/// Opens a message and counts what is not believed.
+async fn open(shared: &Shared, message: &Message) -> Option<Up> {
+    let opened = match subjects::agent_of(&message.subject) {
+        None => Err(NotBelieved::Subject),
+        Some(agent) => {
+            if !shared.directory.knows(agent) {
+                // Enrolled a moment ago, perhaps.
+                shared.directory.refresh_on_demand(&shared.ctx.store).await;
+            }
+            shared.directory.open(agent, &message.payload)
+        }
+    };
+    match opened {
+        Ok(up) => Some(up),
+        Err(why) => {
+            shared.metrics.refused.with_label_values(&[why.label()]).inc();
+            tracing::warn!(subject = message.subject, error = &why as &dyn std::error::Error, "frame not believed");
+            None
+        }
+    }
+}
+
+/// Frames about tasks: `up.*.msg`.
+pub(crate) async fn tasks(shared: Arc<Shared>, mut from: Subscription) {
+    let mut doubts = Doubts::default();
+    while let Some(message) = from.next().await {
+        let Some(up) = open(&shared, &message).await else { continue };
+        if !accepted(&shared, &mut doubts, &up).await {
+            continue;
+        }
+        let (agent, instance) = (up.agent, up.instance);
+        let Some((task, kind, say)) = say_of(up.body) else {
+            shared.metrics.refused.with_label_values(&["shape"]).inc();
+            tracing::warn!(%agent, "frame with values out of bounds, or on the wrong subject");
+            continue;
+        };
+        shared.metrics.frames.with_label_values(&[kind]).inc();
+        let report = if let Say::Result(r) = &say { Some(r.clone()) } else { None };
+        match shared.router.deliver(Some(agent), task, Signal::Said { task, instance: instance.clone(), say }) {
+            Delivery::Taken => {}
+            Delivery::WrongAgent => {
+                shared.metrics.refused.with_label_values(&["other_task"]).inc();
+                tracing::warn!(%agent, %task, "agent speaks about another agent's task");
+            }
+            Delivery::Full => shared.metrics.refused.with_label_values(&["full"]).inc(),
+            Delivery::Foreign => {
+                if let Some(report) = report {
+                    // Full is fine: it comes again.
+                    let _ = shared.late.try_send(LateResult { agent, instance, task, report });
+                }
+            }
+        }
+    }
+}
+
+/// HELLO and heartbeats: `up.*.hb`, each to one executor.
+pub(crate) async fn hellos(shared: Arc<Shared>, mut from: Subscription) {
+    let mut doubts = Doubts::default();
+    let mut regressed = HashMap::new();
+    while let Some(message) = from.next().await {
+        let Some(up) = open(&shared, &message).await else { continue };
+        match up.body {
+            UpBody::Hello(h) => {
+                shared.metrics.frames.with_label_values(&["hello"]).inc();
+                if let Err(error) = hello::take(&shared, &mut regressed, up.agent, up.instance, h).await {
+                    // The agent says it again.
+                    tracing::warn!(agent = %up.agent, error = &error as &dyn std::error::Error, "HELLO not taken");
+                }
+            }
+            UpBody::Heartbeat { journal_seq, .. } => {
+                shared.metrics.frames.with_label_values(&["heartbeat"]).inc();
+                if !shared.directory.heard(up.agent, &up.instance, Some(journal_seq)) {
+                    accepted(
+                        &shared,
+                        &mut doubts,
+                        &Up { body: UpBody::Heartbeat { journal_seq, running: vec![] }, ..up },
+                    )
+                    .await;
+                }
+            }
+            _ => shared.metrics.refused.with_label_values(&["shape"]).inc(),
+        }
+    }
+}
+
+/// Log frames: `up.*.log`.
+pub(crate) async fn logs(shared: Arc<Shared>, mut from: Subscription) {
+    let mut doubts = Doubts::default();
+    while let Some(message) = from.next().await {
+        let Some(up) = open(&shared, &message).await else { continue };
+        if !accepted(&shared, &mut doubts, &up).await {
+            continue;
+        }
+        match up.body {
+            UpBody::Log(frame) if frame.data.len() <= MAX_LOG_DATA * 4 / 3 + 4 && (frame.step as usize) < MAX_STEPS => {
+                shared.logs.push(LogItem { agent: up.agent, instance: up.instance, frame });
+            }
+            _ => shared.metrics.refused.with_label_values(&["shape"]).inc(),
+        }
+    }
+}
+
+/// When each agent in doubt was last looked up.
+#[derive(Debug, Default)]
+struct Doubts(HashMap<AgentId, Instant>);
+
+/// Whether the frame comes from the journal instance that said HELLO. Otherwise the database is asked (another executor may
+/// have taken the HELLO), and then the agent.
+async fn accepted(shared: &Shared, doubts: &mut Doubts, up: &Up) -> bool {
+    if shared.directory.heard(up.agent, &up.instance, None) {
+        return true;
+    }
+    if doubts.0.get(&up.agent).is_some_and(|at| at.elapsed() < DOUBT) {
+        return false;
+    }
+    doubts.0.insert(up.agent, Instant::now());
+    let session = async { sessions::get(&mut shared.ctx.store.read().await?, up.agent).await };
+    match session.await {
+        Ok(Some(s)) => {
+            shared.directory.set_session(up.agent, &s.instance, s.last_seen_at);
+            if shared.directory.heard(up.agent, &up.instance, None) {
+                doubts.0.remove(&up.agent);
+                return true;
+            }
+            if s.instance.starts_with(QUARANTINE) {
+                shared.metrics.refused.with_label_values(&["quarantined"]).inc();
+                return false;
+            }
+        }
+        Ok(None) => {}
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot read a session");
+            return false;
+        }
+    }
+    shared.metrics.refused.with_label_values(&["other_instance"]).inc();
+    shared.send(up.agent, None, DownBody::WhoAreYou).await;
+    false
+}
+
+/// The frame as one about a task, its texts cut and its numbers checked. `None`: it is none, or beyond all bounds.
+fn say_of(body: UpBody) -> Option<(TaskId, &'static str, Say)> {
+    Some(match body {
+        UpBody::Accept { task, nonce, .. } => {
+            let fits = (16..=MAX_NONCE).contains(&nonce.len()) && nonce.bytes().all(|b| b.is_ascii_alphanumeric());
+            (task, "accept", fits.then_some(Say::Accept { nonce })?)
+        }
+        UpBody::Refuse { task, code, detail } => {
+            (task, "refuse", Say::Refuse { code, detail: cut(detail, MAX_DETAIL) })
+        }
+        UpBody::Started { task } => (task, "started", Say::Started),
+        UpBody::Step { task, report } => (task, "step", Say::Step(step(report)?)),
+        UpBody::Result { task, mut report } => {
+            if report.steps.len() > MAX_STEPS {
+                return None;
+            }
+            let steps: Option<Vec<StepReport>> = std::mem::take(&mut report.steps).into_iter().map(step).collect();
+            report.steps = steps?;
+            let mut indices: Vec<u32> = report.steps.iter().map(|s| s.index).collect();
+            indices.sort_unstable();
+            indices.dedup();
+            if indices.len() != report.steps.len() {
+                return None;
+            }
+            (task, "result", Say::Result(report))
+        }
+        UpBody::Hello(_) | UpBody::Heartbeat { .. } | UpBody::Log(_) => return None,
+    })
+}
+
+fn step(mut s: StepReport) -> Option<StepReport> {
+    s.message = cut(s.message, MAX_MESSAGE);
+    ((s.index as usize) < MAX_STEPS).then_some(s)
+}
+
+/// At most `max` bytes, without control characters that PostgreSQL or a terminal would choke on.
+pub(crate) fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        text = text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect();
+    }
+    text
+}
+
+/// Keeps the directory fresh and writes down who was heard.
+pub(crate) async fn housekeeping(shared: Arc<Shared>) {
+    let settings = &shared.ctx.settings.executor;
+    let every =
+        REFRESH.min(shared.ctx.settings.poll_s.get()).min(settings.suspect_s.get() / 3).max(Duration::from_millis(50));
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let saved = async {
+            let unsaved = shared.directory.take_unsaved();
+            if !unsaved.is_empty() {
+                let mut tx = shared.ctx.store.write().await?;
+                for (agent, instance, seq, at) in unsaved {
+                    sessions::touch(&mut tx, agent, &instance, seq, at).await?;
+                }
+                tx.commit().await?;
+            }
+            shared.directory.refresh(&shared.ctx.store).await?;
+            let mut tx = shared.ctx.store.read().await?;
+            windlass_store::tasks::count_by_state(&mut tx).await
+        };
+        match saved.await {
+            Ok(counts) => {
+                for state in ["pending", "offered", "granted", "unknown"] {
+                    let n = counts.iter().find(|(s, _)| s == state).map_or(0, |(_, n)| *n);
+                    shared.metrics.tasks.with_label_values(&[state]).set(n);
+                }
+                shared.directory.count(settings, &shared.metrics);
+            }
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot refresh the agents"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_texts_are_cut_and_cleaned() {
+        assert_eq!(cut("é".repeat(10), 5), "éé…");
+        assert_eq!(cut("a\0b\u{1b}[31m\n".into(), 100), "a\u{fffd}b\u{fffd}[31m\n");
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_no_frames() {
+        let task: TaskId = uuid::Uuid::nil().into();
+        let accept = |nonce: &str| say_of(UpBody::Accept { task, nonce: nonce.into(), journal_seq: 0 });
+        assert!(accept(&"a".repeat(32)).is_some());
+        for bad in ["", "short", &"a".repeat(129), "aaaaaaaaaaaaaaaa\n", "'; drop table tasks"] {
+            assert!(accept(bad).is_none(), "{bad:?}");
+        }
+        let at = chrono::Utc::now();
+        let step = |index| StepReport {
+            index,
+            outcome: windlass_domain::task::StepOutcome::Succeeded,
+            exit_code: Some(0),
+            started_at: at,
+            ended_at: at,
+            message: String::new(),
+            left_processes: 0,
+        };
+        let report = |steps| windlass_domain::task::TaskReport {
+            outcome: windlass_domain::task::ReportedOutcome::Succeeded,
+            steps,
+            log_bytes: 0,
+            log_dropped: 0,
+            log_frames: 0,
+        };
+        let result = |steps| say_of(UpBody::Result { task, report: report(steps) });
+        assert!(result(vec![step(0), step(1)]).is_some());
+        assert!(result(vec![step(0), step(0)]).is_none());
+        assert!(result(vec![step(u32::MAX)]).is_none());
+        assert!(say_of(UpBody::Heartbeat { journal_seq: 0, running: vec![] }).is_none());
+    }
+}

@@ -1,0 +1,318 @@
+//! Central steps, run by the executor itself. All of them happen at least once: an executor that dies in the middle is
+//! followed by another that starts the step again. `http.request` carries `Idempotency-Key: <work id>`, the same at every
+//! try, so that the far side can tell a repeat; `notify` is an event in the transaction that settles the work, so it is said
+//! exactly once; `wait` counts from when the work was made.
+
+use crate::{
+    dispatch::{Draft, SERVICE},
+    error::Stop,
+    lease::Lease,
+    shared::{Shared, work_event},
+};
+use chrono::Utc;
+use reqwest::{
+    Method,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::{path::Path, sync::Arc, time::Duration};
+use tokio::{io::AsyncReadExt, sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+use windlass_bus::wake::Backoff;
+use windlass_contracts::subjects;
+use windlass_domain::{
+    Timestamp,
+    event::Severity,
+    work::{CentralWork, Desired, WorkResult},
+};
+use windlass_runtime::outbound::Request;
+use windlass_store::{Error, events, works, works::Claim};
+
+/// Longest single try of an HTTP request.
+const MAX_TRY: Duration = Duration::from_secs(30);
+const MAX_BODY: usize = 256 * 1024;
+/// Of the answer, this much is kept in the result.
+const KEPT_BODY: usize = 2048;
+/// No artifact is larger.
+const MAX_ARTIFACT: u64 = 64 * 1024 * 1024 * 1024;
+
+/// How a step came out.
+#[derive(Debug, Default)]
+struct Done {
+    /// Why it failed.
+    failed: Option<String>,
+    output: Value,
+    event: Option<Draft>,
+}
+
+fn failed(reason: impl Into<String>) -> Done {
+    Done { failed: Some(reason.into()), ..Done::default() }
+}
+
+/// Runs the step until it ends, is aborted, or the claim is lost.
+pub(crate) async fn drive(
+    shared: Arc<Shared>,
+    claim: Claim,
+    step: CentralWork,
+    bell: Arc<Notify>,
+    stop: CancellationToken,
+) -> Result<(), Stop> {
+    let mut lease = Lease::new(Arc::clone(&shared), claim.work.id, claim.epoch);
+    let poll = shared.ctx.settings.poll_s.get();
+    let mut next_poll = Instant::now();
+    let run = execute(&shared, &claim, &step);
+    tokio::pin!(run);
+    let done = loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                lease.release().await;
+                return Err(Stop::Shutdown);
+            }
+            () = tokio::time::sleep_until(lease.due()) => lease.renew().await?,
+            () = bell.notified() => next_poll = Instant::now(),
+            () = tokio::time::sleep_until(next_poll) => {
+                next_poll = Instant::now() + poll;
+                let desired = async { works::desired_now(&mut shared.ctx.store.read().await?, claim.work.id).await };
+                match desired.await {
+                    Ok(Some(Desired::Abort)) => break failed("stopped: the deployment was aborted"),
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot read the work"),
+                }
+            }
+            done = &mut run => match done {
+                Ok(done) => break done,
+                Err(error) => {
+                    lease.after_failure(&error).await?;
+                    run.set(execute(&shared, &claim, &step));
+                }
+            },
+        }
+    };
+    loop {
+        match settle(&shared, &claim, &step, &done).await {
+            Ok(()) => break,
+            Err(error) => lease.after_failure(&error).await?,
+        }
+    }
+    shared.ctx.bus.ring(subjects::WORK_SETTLED, claim.work.deployment.to_string()).await;
+    Ok(())
+}
+
+async fn settle(shared: &Shared, claim: &Claim, step: &CentralWork, done: &Done) -> Result<(), Error> {
+    let mut tx = shared.ctx.store.write().await?;
+    works::lock_desired(&mut tx, claim.work.id).await?;
+    let now = tx.now().await?;
+    let result = WorkResult::Central {
+        succeeded: done.failed.is_none(),
+        reason: done.failed.clone(),
+        output: done.output.clone(),
+    };
+    let version = works::settle(&mut tx, claim.work.id, claim.epoch, &result).await?;
+    if let Some(event) = &done.event {
+        events::append(&mut tx, work_event(&claim.work, event.clone(), now)).await?;
+    }
+    let payload = serde_json::json!({
+        "work": claim.work.id, "step": step.step, "attempt": step.attempt, "version": version,
+        "succeeded": done.failed.is_none(), "reason": done.failed,
+    });
+    let draft = Draft { what: "work.settled", severity: Severity::Info, actor: SERVICE.into(), payload };
+    events::append(&mut tx, work_event(&claim.work, draft, now)).await?;
+    tx.commit().await
+}
+
+async fn execute(shared: &Shared, claim: &Claim, step: &CentralWork) -> Result<Done, Error> {
+    let work = &claim.work;
+    let view = match shared.plans.get(&shared.ctx.store, work.deployment, &work.plan_digest).await? {
+        Ok(view) => view,
+        Err(problem) => return Ok(failed(problem.to_string())),
+    };
+    let (action, with, timeout_s) = match view.central(&step.step) {
+        Ok(found) => found,
+        Err(problem) => return Ok(failed(problem.to_string())),
+    };
+    let timeout = Duration::from_secs(timeout_s.max(1).into());
+    let run = async {
+        match action {
+            "http.request" => http(shared, &work.id.to_string(), with, timeout).await,
+            "artifact.verify" => verify(shared, with, timeout).await,
+            "notify" => notify(&step.step, with),
+            "wait" => wait(claim.created_at, with).await,
+            other => {
+                failed(format!("this executor does not know the action `{other}`: run the same version everywhere"))
+            }
+        }
+    };
+    if action == "wait" {
+        return Ok(run.await);
+    }
+    Ok(match tokio::time::timeout(timeout, run).await {
+        Ok(done) => done,
+        Err(_) => failed(format!("the step took longer than its timeout of {timeout_s} s")),
+    })
+}
+
+fn text<'a>(with: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    with.get(key).and_then(Value::as_str)
+}
+
+fn number(with: &Map<String, Value>, key: &str) -> Option<u64> {
+    with.get(key).and_then(Value::as_u64)
+}
+
+/// Tries until the answer is as expected or `within_s` is over.
+async fn http(shared: &Shared, key: &str, with: &Map<String, Value>, timeout: Duration) -> Done {
+    let Some(url) = text(with, "url") else { return failed("`url` is missing") };
+    let Ok(method) = text(with, "method").unwrap_or("GET").parse::<Method>() else {
+        return failed("`method` is not one");
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in with.get("headers").and_then(Value::as_object).into_iter().flatten() {
+        let pair = name.parse::<HeaderName>().ok().zip(value.as_str().and_then(|v| HeaderValue::from_str(v).ok()));
+        let Some((name, value)) = pair else { return failed(format!("header `{name}` cannot be sent")) };
+        headers.insert(name, value);
+    }
+    if let Ok(key) = HeaderValue::from_str(key) {
+        headers.insert("idempotency-key", key);
+    }
+    let want = number(with, "expect_status").unwrap_or(200);
+    let contains = text(with, "expect_body");
+    let within = number(with, "within_s").map_or(timeout, Duration::from_secs).min(timeout);
+    let deadline = Instant::now() + within;
+    let mut pause = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+    let mut tries = 0_u32;
+    loop {
+        tries += 1;
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        let request = Request {
+            headers: headers.clone(),
+            body: text(with, "body").unwrap_or_default().as_bytes().to_vec(),
+            timeout: left.min(MAX_TRY),
+            max_response: MAX_BODY,
+            ..Request::new(method.clone(), url)
+        };
+        let reason = match shared.outbound.send(request).await {
+            Ok(r) => {
+                let body = String::from_utf8_lossy(&r.body);
+                let fits = contains.is_none_or(|c| body.contains(c));
+                if u64::from(r.status) == want && fits {
+                    let body = crate::agents::cut(body.into_owned(), KEPT_BODY);
+                    let output = serde_json::json!({ "status": r.status, "body": body, "tries": tries });
+                    return Done { output, ..Done::default() };
+                }
+                if fits {
+                    format!("it answered {} instead of {want}", r.status)
+                } else {
+                    format!("it answered {} without the expected text", r.status)
+                }
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                if !error.retryable() {
+                    return failed(reason);
+                }
+                reason
+            }
+        };
+        let pause = pause.next();
+        if Instant::now() + pause >= deadline {
+            return failed(format!("{reason} ({tries} tries in {} s)", within.as_secs()));
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        out.push_str(": ");
+        out.push_str(&c.to_string());
+        cause = c.source();
+    }
+    out
+}
+
+/// Reads the whole package and compares digest, size and age.
+async fn verify(shared: &Shared, with: &Map<String, Value>, timeout: Duration) -> Done {
+    let (Some(url), Some(digest)) = (text(with, "url"), text(with, "digest")) else {
+        return failed("`url` or `digest` is missing");
+    };
+    if let (Some(max), Some(built)) = (number(with, "max_age_s"), text(with, "built_at")) {
+        let Ok(built) = built.parse::<Timestamp>() else { return failed("`built_at` is not a time") };
+        let age = (Utc::now() - built).num_seconds();
+        if i64::try_from(max).is_ok_and(|max| age > max) {
+            return failed(format!("the package was built {age} s ago, more than the {max} s allowed: build it again"));
+        }
+    }
+    let mut hash = Sha256::new();
+    let read = match url.strip_prefix("file://") {
+        Some(path) => digest_file(Path::new(path), &mut hash).await.map_err(|e| format!("cannot read {path}: {e}")),
+        None => {
+            let request = Request { timeout, ..Request::new(Method::GET, url) };
+            match shared.outbound.stream(request, MAX_ARTIFACT, |chunk| hash.update(chunk)).await {
+                Ok((200, bytes)) => Ok(bytes),
+                Ok((status, _)) => Err(format!("the package's address answered {status}")),
+                Err(error) => Err(chain(&error)),
+            }
+        }
+    };
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(reason) => return failed(reason),
+    };
+    if let Some(size) = number(with, "size").filter(|s| *s != bytes) {
+        return failed(format!(
+            "the package has {bytes} bytes, registered were {size}: it was replaced after it was registered"
+        ));
+    }
+    let found = format!("sha256:{}", hash.finalize().iter().map(|b| format!("{b:02x}")).collect::<String>());
+    if found != digest {
+        return failed(format!(
+            "the package has digest {found}, registered was {digest}: it was replaced after it was registered"
+        ));
+    }
+    Done { output: serde_json::json!({ "bytes": bytes, "digest": found }), ..Done::default() }
+}
+
+async fn digest_file(path: &Path, hash: &mut Sha256) -> std::io::Result<u64> {
+    let mut file = tokio::fs::File::open(path).await?;
+    if !file.metadata().await?.is_file() {
+        return Err(std::io::Error::other("not a file"));
+    }
+    let mut buffer = vec![0; 256 * 1024];
+    let mut total = 0;
+    loop {
+        match file.read(&mut buffer).await? {
+            0 => return Ok(total),
+            n => {
+                hash.update(&buffer[..n]);
+                total += n as u64;
+            }
+        }
+    }
+}
+
+fn notify(step: &str, with: &Map<String, Value>) -> Done {
+    let Some(message) = text(with, "message") else { return failed("`message` is missing") };
+    let severity = match text(with, "severity") {
+        Some("info") => Severity::Info,
+        Some("action") => Severity::Action,
+        Some("alert") => Severity::Alert,
+        _ => Severity::Notice,
+    };
+    let payload = serde_json::json!({ "step": step, "message": message, "severity": severity });
+    let event = Draft { what: "notify.requested", severity, actor: SERVICE.into(), payload };
+    Done { event: Some(event), ..Done::default() }
+}
+
+async fn wait(from: Timestamp, with: &Map<String, Value>) -> Done {
+    let Some(seconds) = number(with, "for_s") else { return failed("`for_s` is missing") };
+    let until = from + Duration::from_secs(seconds);
+    // In pieces, because the wall clock may be set meanwhile.
+    while let Ok(left) = (until - Utc::now()).to_std() {
+        tokio::time::sleep(left.clamp(Duration::from_millis(1), Duration::from_secs(30))).await;
+    }
+    Done::default()
+}

@@ -1,0 +1,511 @@
+//! What happens to the tasks of one wave: a decision without clock, database or network. Every change of a task goes
+//! through `Task::apply`; the driver stores what comes out in one transaction and then sends the frames.
+//!
+//! How hosts count against the wave's budget: failed, unknown and overridden ones do, and so do those that could not be
+//! started although they should have been (no agent, not reachable, refused): a wave that skips hosts is not a good wave.
+//! Hosts the budget itself held back, and hosts an abort stopped, do not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use windlass_contracts::frames::RefuseCode;
+use windlass_domain::{
+    Timestamp,
+    event::Severity,
+    ids::{AgentId, TaskId},
+    task::{Grant, Refusal, StepReport, Task, TaskInput, TaskReport, TaskState},
+    work::{Desired, HostResult, Outcome, WaveHost, WaveWork, WorkResult},
+};
+use windlass_store::tasks::StoredTask;
+
+const ABORTED: &str = "not started: the deployment was aborted";
+const OVER_BUDGET: &str = "not started: more hosts failed than the rollout allows";
+
+/// The wave as last committed.
+#[derive(Debug, Clone)]
+pub(crate) struct Board {
+    pub(crate) wave: WaveWork,
+    pub(crate) tasks: BTreeMap<TaskId, StoredTask>,
+}
+
+/// What an agent said about one task, checked for shape.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Say {
+    Accept { nonce: String },
+    Refuse { code: RefuseCode, detail: String },
+    Started,
+    Step(StepReport),
+    Result(TaskReport),
+}
+
+/// Something that may change a task.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Input {
+    Said {
+        task: TaskId,
+        instance: String,
+        say: Say,
+    },
+    Silent {
+        task: TaskId,
+        reason: String,
+    },
+    /// Nobody took the offer in time.
+    TimedOut {
+        task: TaskId,
+        reason: String,
+    },
+    Override {
+        task: TaskId,
+        by: String,
+        reason: String,
+    },
+}
+
+/// A host whose task is to be made now.
+#[derive(Debug, Clone)]
+pub(crate) struct NewTask {
+    pub(crate) stored: StoredTask,
+    /// Why it must not be offered: no agent, or an earlier attempt that is not settled.
+    pub(crate) blocked: Option<String>,
+}
+
+/// A frame to send once the transaction has committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Frame {
+    Offer,
+    Grant,
+    Fence,
+    ResultAck,
+}
+
+/// An event of the deployment's stream, but for what every event of the work has.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Draft {
+    pub(crate) what: &'static str,
+    pub(crate) severity: Severity,
+    pub(crate) actor: String,
+    pub(crate) payload: serde_json::Value,
+}
+
+/// What to store and send.
+#[derive(Debug, Default)]
+pub(crate) struct Decision {
+    /// New rows; their version is the one to insert.
+    pub(crate) inserted: BTreeMap<TaskId, StoredTask>,
+    /// Changed rows: the row as it was, and the new task.
+    pub(crate) changed: BTreeMap<TaskId, (StoredTask, Task)>,
+    pub(crate) events: Vec<Draft>,
+    pub(crate) frames: Vec<(TaskId, Frame)>,
+    /// What refusals were answered, for the log.
+    pub(crate) refused: Vec<(TaskId, Refusal)>,
+}
+
+impl Decision {
+    fn current<'a>(&'a self, board: &'a Board, id: TaskId) -> Option<&'a Task> {
+        self.inserted
+            .get(&id)
+            .map(|s| &s.task)
+            .or_else(|| self.changed.get(&id).map(|(_, t)| t))
+            .or_else(|| board.tasks.get(&id).map(|s| &s.task))
+    }
+
+    fn apply(
+        &mut self,
+        board: &Board,
+        id: TaskId,
+        input: TaskInput,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let Some(before) = self.current(board, id).cloned() else { return Err(Refusal::Unfitting) };
+        let next = before.apply(input, now)?;
+        let row = self.inserted.get(&id).or_else(|| board.tasks.get(&id));
+        if let Some(row) = row {
+            self.events.extend(events_of(&before, &next, &row.step, actor));
+        }
+        if let Some(new) = self.inserted.get_mut(&id) {
+            new.task = next;
+        } else if let Some(old) = board.tasks.get(&id) {
+            self.changed.insert(id, (old.clone(), next));
+        }
+        Ok(())
+    }
+}
+
+/// Decides one turn. `room_for_new` are hosts without a task, in wave order.
+pub(crate) fn decide(
+    board: &Board,
+    desired: Desired,
+    now: Timestamp,
+    inputs: Vec<Input>,
+    new: Vec<NewTask>,
+) -> Decision {
+    let mut d = Decision::default();
+    // Reports first: what has ended decides whether anything else may start.
+    let (accepts, rest): (Vec<Input>, Vec<Input>) =
+        inputs.into_iter().partition(|i| matches!(i, Input::Said { say: Say::Accept { .. }, .. }));
+    for input in rest {
+        take(&mut d, board, input, now);
+    }
+    for n in new {
+        let id = n.stored.task.id;
+        d.inserted.insert(id, n.stored);
+        if let Some(reason) = n.blocked {
+            settle_unstarted(&mut d, board, id, TaskInput::Withdraw { reason }, now);
+        }
+    }
+    let over = failures(&d, board) > board.wave.max_failures;
+    for input in accepts {
+        if let Input::Said { task, instance, say: Say::Accept { nonce } } = input {
+            accept(&mut d, board, desired, over, task, Grant { nonce, instance }, now);
+        }
+    }
+    let ids: BTreeSet<TaskId> = board.tasks.keys().chain(d.inserted.keys()).copied().collect();
+    if desired == Desired::Abort || over {
+        for id in ids {
+            let Some(state) = d.current(board, id).map(|t| t.state) else { continue };
+            match (state, desired) {
+                (TaskState::Pending | TaskState::Offered, Desired::Abort) => {
+                    settle_unstarted(&mut d, board, id, TaskInput::Withdraw { reason: ABORTED.into() }, now);
+                }
+                (TaskState::Pending | TaskState::Offered, Desired::Run) => {
+                    settle_unstarted(&mut d, board, id, TaskInput::AutoStop { reason: OVER_BUDGET.into() }, now);
+                }
+                _ => {}
+            }
+        }
+        return d;
+    }
+    offer_next(&mut d, board, now);
+    d
+}
+
+fn settle_unstarted(d: &mut Decision, board: &Board, id: TaskId, input: TaskInput, now: Timestamp) {
+    let offered = d.current(board, id).is_some_and(|t| t.state == TaskState::Offered);
+    match d.apply(board, id, input, SERVICE, now) {
+        // Its agent may hold it as accepted and wait for a grant; the fence only tidies up there.
+        Ok(()) if offered => d.frames.push((id, Frame::Fence)),
+        Ok(()) => {}
+        Err(refusal) => d.refused.push((id, refusal)),
+    }
+}
+
+pub(crate) const SERVICE: &str = "service:executor";
+
+fn accept(d: &mut Decision, board: &Board, desired: Desired, over: bool, id: TaskId, grant: Grant, now: Timestamp) {
+    let Some(state) = d.current(board, id).map(|t| t.state) else { return };
+    // The gate of I3: once an abort has committed, or the budget is used up, no offer becomes a grant.
+    if desired == Desired::Abort || (over && state == TaskState::Offered) {
+        return;
+    }
+    match d.apply(board, id, TaskInput::Accepted(grant), SERVICE, now) {
+        Ok(()) | Err(Refusal::Duplicate) => d.frames.push((id, Frame::Grant)),
+        Err(refusal) => {
+            if refusal == Refusal::Settled {
+                // It was withdrawn meanwhile; the agent should stop waiting for a grant.
+                d.frames.push((id, Frame::Fence));
+            }
+            d.refused.push((id, refusal));
+        }
+    }
+}
+
+fn take(d: &mut Decision, board: &Board, input: Input, now: Timestamp) {
+    let (id, result) = match input {
+        Input::Said { task, instance, say } => {
+            let actor = d.current(board, task).map(|t| format!("agent:{}", t.host)).unwrap_or_default();
+            let result = match say {
+                Say::Accept { .. } => return,
+                Say::Started => d.apply(board, task, TaskInput::Started { instance }, &actor, now),
+                Say::Step(report) => d.apply(board, task, TaskInput::Step { instance, report }, &actor, now),
+                Say::Refuse { code, detail } => match code {
+                    // Another try may do: the offer stands until its time is up.
+                    RefuseCode::Busy | RefuseCode::Stale => return,
+                    RefuseCode::Unproven | RefuseCode::Policy | RefuseCode::Invalid | RefuseCode::NoResources => {
+                        let reason = format!("the agent refused the task: {detail}");
+                        d.apply(board, task, TaskInput::Withdraw { reason }, &actor, now)
+                    }
+                },
+                Say::Result(report) => {
+                    let result = d.apply(board, task, TaskInput::Reported { instance, report }, &actor, now);
+                    // A report that fits no state stays unanswered: it comes again, and may fit then.
+                    if result != Err(Refusal::Unfitting) {
+                        d.frames.push((task, Frame::ResultAck));
+                    }
+                    result
+                }
+            };
+            (task, result)
+        }
+        Input::Silent { task, reason } => (task, d.apply(board, task, TaskInput::Silent { reason }, SERVICE, now)),
+        Input::TimedOut { task, reason } => {
+            settle_unstarted(d, board, task, TaskInput::Withdraw { reason }, now);
+            return;
+        }
+        Input::Override { task, by, reason } => {
+            let actor = format!("person:{by}");
+            (task, d.apply(board, task, TaskInput::Override { by, reason }, &actor, now))
+        }
+    };
+    if let Err(refusal) = result {
+        d.refused.push((id, refusal));
+    }
+}
+
+/// Offers pending tasks, in wave order, as far as `parallel` allows.
+fn offer_next(d: &mut Decision, board: &Board, now: Timestamp) {
+    let by_host = by_host(d, board);
+    let state = |d: &Decision, id: &TaskId| d.current(board, *id).map(|t| t.state);
+    let active =
+        by_host.values().filter(|id| matches!(state(d, id), Some(TaskState::Offered | TaskState::Granted))).count();
+    let limit = if board.wave.parallel == 0 { usize::MAX } else { board.wave.parallel as usize };
+    let mut room = limit.saturating_sub(active);
+    for h in &board.wave.hosts {
+        if room == 0 {
+            break;
+        }
+        let Some(id) = by_host.get(h.host.as_str()).copied() else { continue };
+        if state(d, &id) == Some(TaskState::Pending) {
+            match d.apply(board, id, TaskInput::Offer, SERVICE, now) {
+                Ok(()) => d.frames.push((id, Frame::Offer)),
+                Err(refusal) => d.refused.push((id, refusal)),
+            }
+            room -= 1;
+        }
+    }
+}
+
+fn by_host(d: &Decision, board: &Board) -> BTreeMap<String, TaskId> {
+    let all = board.tasks.values().chain(d.inserted.values());
+    all.map(|s| (s.task.host.clone(), s.task.id)).collect()
+}
+
+fn failures(d: &Decision, board: &Board) -> u32 {
+    let ids: BTreeSet<TaskId> = board.tasks.keys().chain(d.inserted.keys()).copied().collect();
+    let n = ids.iter().filter(|id| d.current(board, **id).is_some_and(counts_as_failure)).count();
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn counts_as_failure(t: &Task) -> bool {
+    match t.outcome() {
+        Some(Outcome::Failed | Outcome::Unknown | Outcome::NotStarted) => true,
+        Some(Outcome::Succeeded | Outcome::Cancelled | Outcome::AutoStopped) | None => false,
+    }
+}
+
+/// The result, once no host can start any more and none is granted.
+pub(crate) fn result(wave: &WaveWork, tasks: &BTreeMap<TaskId, StoredTask>) -> Option<WorkResult> {
+    let by_host: BTreeMap<&str, &Task> = tasks.values().map(|s| (s.task.host.as_str(), &s.task)).collect();
+    let host = |h: &WaveHost| {
+        let t = by_host.get(h.host.as_str())?;
+        Some(HostResult {
+            host: h.host.clone(),
+            attempt: h.attempt,
+            outcome: t.outcome()?,
+            failed_step: t.failed_step(),
+            reason: t.reason.clone(),
+        })
+    };
+    let hosts: Option<Vec<HostResult>> = wave.hosts.iter().map(host).collect();
+    hosts.map(|hosts| WorkResult::Wave { hosts })
+}
+
+/// What a change of a task tells the world.
+pub(crate) fn events_of(before: &Task, after: &Task, step: &str, actor: &str) -> Vec<Draft> {
+    let mut out = Vec::new();
+    let base = |extra: serde_json::Value| {
+        let mut p = serde_json::json!({
+            "task": after.id, "host": after.host, "step": step, "attempt": after.attempt,
+        });
+        if let (Some(p), serde_json::Value::Object(extra)) = (p.as_object_mut(), extra) {
+            p.extend(extra);
+        }
+        p
+    };
+    let mut add = |what, severity, payload| {
+        out.push(Draft { what, severity, actor: actor.to_owned(), payload });
+    };
+    if before.started_at.is_none() && after.started_at.is_some() {
+        add("task.started", Severity::Info, base(serde_json::json!({})));
+    }
+    for s in &after.steps {
+        if before.steps.iter().any(|b| b.index == s.index) {
+            continue;
+        }
+        let ms = (s.ended_at - s.started_at).num_milliseconds().max(0);
+        let payload =
+            base(serde_json::json!({ "index": s.index, "outcome": s.outcome, "ms": ms, "exit_code": s.exit_code }));
+        add("step.finished", Severity::Info, payload);
+    }
+    if before.state != after.state && after.state.is_settled() {
+        let severity = match after.state {
+            TaskState::Unknown => Severity::Action,
+            TaskState::Failed | TaskState::Overridden => Severity::Notice,
+            _ => Severity::Info,
+        };
+        let payload = base(serde_json::json!({
+            "state": after.state, "outcome": after.outcome(), "reason": after.reason, "failed_step": after.failed_step(),
+        }));
+        add("task.settled", severity, payload);
+    }
+    out
+}
+
+/// A task row before anything happened to it.
+pub(crate) fn fresh(id: TaskId, host: &WaveHost, agent: Option<AgentId>) -> Task {
+    Task {
+        id,
+        host: host.host.clone(),
+        agent,
+        attempt: host.attempt,
+        start_at: host.start_at,
+        state: TaskState::Pending,
+        granted: None,
+        report: None,
+        steps: vec![],
+        reason: None,
+        auto_stopped: false,
+        offered_at: None,
+        granted_at: None,
+        started_at: None,
+        settled_at: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use windlass_domain::task::ReportedOutcome;
+
+    fn now() -> Timestamp {
+        "2026-11-21T00:00:00Z".parse().expect("time")
+    }
+
+    fn board(hosts: usize, parallel: u32, max_failures: u32) -> (Board, Vec<NewTask>) {
+        let hosts: Vec<WaveHost> =
+            (0..hosts).map(|i| WaveHost { host: format!("h{i}"), attempt: 1, start_at: 0 }).collect();
+        let new = hosts
+            .iter()
+            .map(|h| NewTask {
+                stored: StoredTask {
+                    work: uuid::Uuid::nil().into(),
+                    deployment: uuid::Uuid::nil().into(),
+                    step: "roll".into(),
+                    segment: 0,
+                    version: 1,
+                    task: fresh(uuid::Uuid::now_v7().into(), h, None),
+                },
+                blocked: None,
+            })
+            .collect();
+        (
+            Board {
+                wave: WaveWork { step: "roll".into(), wave: 0, hosts, parallel, max_failures },
+                tasks: BTreeMap::new(),
+            },
+            new,
+        )
+    }
+
+    fn commit(board: &mut Board, d: &Decision) {
+        board.tasks.extend(d.inserted.clone());
+        for (id, (row, task)) in &d.changed {
+            board.tasks.insert(*id, StoredTask { task: task.clone(), version: row.version + 1, ..row.clone() });
+        }
+    }
+
+    fn turn(board: &mut Board, desired: Desired, inputs: Vec<Input>, new: Vec<NewTask>) -> Decision {
+        let d = decide(board, desired, now(), inputs, new);
+        commit(board, &d);
+        d
+    }
+
+    fn said(task: TaskId, say: Say) -> Input {
+        Input::Said { task, instance: "i".into(), say }
+    }
+
+    fn report(outcome: ReportedOutcome) -> Say {
+        Say::Result(TaskReport { outcome, steps: vec![], log_bytes: 0, log_dropped: 0, log_frames: 0 })
+    }
+
+    fn states(board: &Board) -> Vec<TaskState> {
+        board
+            .wave
+            .hosts
+            .iter()
+            .map(|h| board.tasks.values().find(|t| t.task.host == h.host).expect("task").task.state)
+            .collect()
+    }
+
+    fn id(board: &Board, host: usize) -> TaskId {
+        board.tasks.values().find(|t| t.task.host == format!("h{host}")).expect("task").task.id
+    }
+
+    #[test]
+    fn parallel_and_budget_hold() {
+        use TaskState::*;
+        let (mut b, new) = board(4, 2, 0);
+        turn(&mut b, Desired::Run, vec![], new);
+        assert_eq!(states(&b), [Offered, Offered, Pending, Pending]);
+        let (h0, h1) = (id(&b, 0), id(&b, 1));
+        turn(&mut b, Desired::Run, vec![said(h0, Say::Accept { nonce: "n".into() })], vec![]);
+        assert_eq!(states(&b), [Granted, Offered, Pending, Pending]);
+        // The failure and the accept come in one batch: the failure counts first, so h1 is not granted.
+        let batch = vec![said(h1, Say::Accept { nonce: "m".into() }), said(h0, report(ReportedOutcome::Failed))];
+        let d = turn(&mut b, Desired::Run, batch, vec![]);
+        assert_eq!(states(&b), [Failed, NotStarted, NotStarted, NotStarted]);
+        assert!(!d.frames.iter().any(|(_, f)| *f == Frame::Grant));
+        let Some(WorkResult::Wave { hosts }) = result(&b.wave, &b.tasks) else { panic!("settled") };
+        use Outcome as O;
+        assert_eq!(
+            hosts.iter().map(|h| h.outcome).collect::<Vec<_>>(),
+            [O::Failed, O::AutoStopped, O::AutoStopped, O::AutoStopped]
+        );
+    }
+
+    #[test]
+    fn an_abort_grants_nothing_and_withdraws_the_ungranted() {
+        use TaskState::*;
+        let (mut b, new) = board(3, 2, 3);
+        turn(&mut b, Desired::Run, vec![], new);
+        let (h0, h1) = (id(&b, 0), id(&b, 1));
+        turn(&mut b, Desired::Run, vec![said(h0, Say::Accept { nonce: "n".into() })], vec![]);
+        let d = turn(&mut b, Desired::Abort, vec![said(h1, Say::Accept { nonce: "m".into() })], vec![]);
+        assert_eq!(states(&b), [Granted, NotStarted, NotStarted]);
+        assert_eq!(d.frames, [(h1, Frame::Fence)], "h1's agent is told to forget the offer");
+        assert!(result(&b.wave, &b.tasks).is_none(), "a granted host is waited for");
+        turn(&mut b, Desired::Abort, vec![said(h0, report(ReportedOutcome::Cancelled))], vec![]);
+        assert_eq!(states(&b), [Cancelled, NotStarted, NotStarted]);
+        assert!(result(&b.wave, &b.tasks).is_some());
+    }
+
+    #[test]
+    fn hosts_that_cannot_be_started_count_as_failed() {
+        use TaskState::*;
+        let (mut b, mut new) = board(3, 1, 0);
+        new[0].blocked = Some("host h0 has no agent".into());
+        turn(&mut b, Desired::Run, vec![], new);
+        assert_eq!(states(&b), [NotStarted, NotStarted, NotStarted]);
+        let (mut b, new) = board(2, 1, 1);
+        turn(&mut b, Desired::Run, vec![], new);
+        let h0 = id(&b, 0);
+        let busy = Say::Refuse { code: RefuseCode::Busy, detail: "later".into() };
+        turn(&mut b, Desired::Run, vec![said(h0, busy)], vec![]);
+        assert_eq!(states(&b), [Offered, Pending]);
+        let no = Say::Refuse { code: RefuseCode::Policy, detail: "not here".into() };
+        turn(&mut b, Desired::Run, vec![said(h0, no)], vec![]);
+        assert_eq!(states(&b), [NotStarted, Offered], "one failure is allowed, the next host is offered");
+    }
+
+    #[test]
+    fn every_report_of_a_settled_task_is_acknowledged_again() {
+        let (mut b, new) = board(1, 0, 0);
+        turn(&mut b, Desired::Run, vec![], new);
+        let h0 = id(&b, 0);
+        turn(&mut b, Desired::Run, vec![said(h0, Say::Accept { nonce: "n".into() })], vec![]);
+        for _ in 0..2 {
+            let d = turn(&mut b, Desired::Run, vec![said(h0, report(ReportedOutcome::Succeeded))], vec![]);
+            assert_eq!(d.frames, [(h0, Frame::ResultAck)]);
+        }
+        assert_eq!(states(&b), [TaskState::Succeeded]);
+    }
+}

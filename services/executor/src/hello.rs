@@ -1,0 +1,257 @@
+//! HELLO: which journal speaks for an agent, and what to do about the tasks it lists and those it does not.
+//!
+//! A new journal instance takes over: what was granted to the old one becomes UNKNOWN, because the drivers see a grant to an
+//! instance that is no longer the session's. An instance that speaks again after it was replaced means two machines hold one
+//! identity; a journal that is behind what was heard of it means a restored disk. Neither can be believed about anything, so
+//! the agent is quarantined until it is enrolled anew.
+
+use crate::{
+    agents::cut,
+    directory::QUARANTINE,
+    shared::{Shared, Signal, agent_event},
+};
+use std::collections::{HashMap, HashSet};
+use windlass_contracts::frames::{DownBody, Hello, OpenState};
+use windlass_domain::{
+    Timestamp,
+    event::Severity,
+    ids::{AgentId, TaskId, WorkId},
+    task::{Task, TaskState},
+    work::Desired,
+};
+use windlass_store::{
+    Error, Tx, events,
+    sessions::{self, Session},
+    tasks, works,
+};
+
+const MAX_OPEN: usize = 2000;
+const MAX_FACTS: usize = 16 * 1024;
+/// Earlier instances are remembered, to see them come back.
+const REMEMBERED: usize = 8;
+const REPLACED: &str = "_replaced";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    First,
+    Same,
+    /// A new journal: the machine was installed anew, or its state directory was lost.
+    Replaces,
+    /// The journal seems behind; ask once more, frames may have overtaken each other.
+    Doubt,
+    Cloned,
+    RolledBack,
+    Quarantined,
+}
+
+fn judge(old: Option<&Session>, replaced: &[String], instance: &str, journal_seq: u64, doubted: bool) -> Verdict {
+    match old {
+        None => Verdict::First,
+        Some(s) if s.instance.starts_with(QUARANTINE) => Verdict::Quarantined,
+        Some(s) if s.instance == instance => match (journal_seq < s.journal_seq, doubted) {
+            (false, _) => Verdict::Same,
+            (true, false) => Verdict::Doubt,
+            (true, true) => Verdict::RolledBack,
+        },
+        Some(_) if replaced.iter().any(|r| r == instance) => Verdict::Cloned,
+        Some(_) => Verdict::Replaces,
+    }
+}
+
+/// Takes a HELLO. `regressed` are agents whose journal seemed behind at their last HELLO.
+pub(crate) async fn take(
+    shared: &Shared,
+    regressed: &mut HashMap<AgentId, u64>,
+    agent: AgentId,
+    instance: String,
+    mut h: Hello,
+) -> Result<(), Error> {
+    let fits = (1..=64).contains(&instance.len()) && instance.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let Some(host) = shared.directory.host_of(agent).filter(|_| fits) else {
+        shared.metrics.refused.with_label_values(&["shape"]).inc();
+        return Ok(());
+    };
+    h.open.truncate(MAX_OPEN);
+    let mut tx = shared.ctx.store.write().await?;
+    let now = tx.now().await?;
+    let old = sessions::lock(&mut tx, agent).await?;
+    let mut replaced: Vec<String> =
+        old.as_ref().and_then(|s| serde_json::from_value(s.facts.get(REPLACED)?.clone()).ok()).unwrap_or_default();
+    let verdict = judge(old.as_ref(), &replaced, &instance, h.journal_seq, regressed.contains_key(&agent));
+    if verdict == Verdict::Doubt {
+        regressed.insert(agent, h.journal_seq);
+        drop(tx);
+        shared.send(agent, None, DownBody::WhoAreYou).await;
+        return Ok(());
+    }
+    regressed.remove(&agent);
+    let payload = |reason: &str| serde_json::json!({ "host": host, "instance": instance, "reason": reason });
+    let mut stored_instance = instance.clone();
+    match verdict {
+        Verdict::Quarantined => {
+            shared.metrics.refused.with_label_values(&["quarantined"]).inc();
+            if let Some(s) = &old {
+                shared.directory.set_session(agent, &s.instance, s.last_seen_at);
+            }
+            return Ok(());
+        }
+        Verdict::First => {
+            let event = agent_event(agent, "agent.connected", Severity::Info, payload("first HELLO"));
+            events::append(&mut tx, event).await?;
+        }
+        Verdict::Replaces => {
+            let reason = "another journal answers for the host; what was granted to the earlier one is unknown";
+            events::append(&mut tx, agent_event(agent, "agent.replaced", Severity::Notice, payload(reason))).await?;
+            replaced.extend(old.as_ref().map(|s| s.instance.clone()));
+            let extra = replaced.len().saturating_sub(REMEMBERED);
+            replaced.drain(..extra);
+        }
+        Verdict::Cloned => {
+            stored_instance = format!("{QUARANTINE}cloned-{instance}");
+            let reason = "two machines use one agent identity; revoke it (`windlass hosts`) and enroll each host anew";
+            events::append(&mut tx, agent_event(agent, "agent.cloned", Severity::Alert, payload(reason))).await?;
+        }
+        Verdict::RolledBack => {
+            stored_instance = format!("{QUARANTINE}rolled-back-{instance}");
+            let reason = "the agent's journal is behind what it reported before, so its disk was restored; revoke the agent \
+                          and enroll the host anew";
+            events::append(&mut tx, agent_event(agent, "agent.journal_lost", Severity::Alert, payload(reason))).await?;
+        }
+        Verdict::Same | Verdict::Doubt => {}
+    }
+    sessions::upsert(&mut tx, &session(agent, &host, &stored_instance, &h, &replaced, now)).await?;
+    let mut fences = Vec::new();
+    let mut nudges = Vec::new();
+    if !stored_instance.starts_with(QUARANTINE) {
+        (fences, nudges) = settle(&mut tx, shared, agent, &host, &instance, &h, now).await?;
+    }
+    tx.commit().await?;
+    shared.directory.set_session(agent, &stored_instance, now);
+    if stored_instance.starts_with(QUARANTINE) {
+        return Ok(());
+    }
+    shared.send(agent, None, DownBody::HelloAck { instance: instance.clone() }).await;
+    for (task, work, epoch) in fences {
+        shared.send(agent, None, DownBody::Fence { task, work, epoch }).await;
+    }
+    for task in nudges {
+        shared.router.deliver(None, task, Signal::Nudge(task));
+    }
+    Ok(())
+}
+
+fn session(agent: AgentId, host: &str, instance: &str, h: &Hello, replaced: &[String], now: Timestamp) -> Session {
+    let mut facts = match &h.facts {
+        serde_json::Value::Object(f) if h.facts.to_string().len() <= MAX_FACTS => f.clone(),
+        _ => serde_json::Map::new(),
+    };
+    facts.insert(REPLACED.into(), replaced.into());
+    Session {
+        agent,
+        host: host.to_owned(),
+        instance: instance.to_owned(),
+        boot_id: cut(h.boot_id.clone(), 128),
+        journal_seq: h.journal_seq,
+        agent_version: cut(h.version.clone(), 64),
+        last_seen_at: now,
+        // PostgreSQL's jsonb holds no NUL.
+        facts: if serde_json::Value::Object(facts.clone()).to_string().contains("\\u0000") {
+            serde_json::json!({ REPLACED: replaced })
+        } else {
+            facts.into()
+        },
+    }
+}
+
+type Fences = Vec<(TaskId, WorkId, u64)>;
+
+/// Compares what the agent lists with what the database holds. Returns the fences to send and the tasks to nudge.
+async fn settle(
+    tx: &mut Tx,
+    shared: &Shared,
+    agent: AgentId,
+    host: &str,
+    instance: &str,
+    h: &Hello,
+    now: Timestamp,
+) -> Result<(Fences, Vec<TaskId>), Error> {
+    let mut fences = Vec::new();
+    let mut nudges = Vec::new();
+    let listed: HashMap<TaskId, OpenState> = h.open.iter().map(|o| (o.task, o.state)).collect();
+    let rows = tasks::open_of_agent(tx, agent).await?;
+    let mine: HashSet<TaskId> = rows.iter().map(|r| r.task.id).collect();
+    for r in rows {
+        let abort = works::desired_now(tx, r.work).await? == Some(Desired::Abort);
+        if fence_open(&r.task, instance, listed.get(&r.task.id).copied(), abort, now) {
+            let epoch = works::claim_state(tx, r.work).await?.map_or(0, |c| c.epoch);
+            fences.push((r.task.id, r.work, epoch));
+        } else {
+            nudges.push(r.task.id);
+        }
+    }
+    for (task, state) in listed.into_iter().filter(|(t, _)| !mine.contains(t)) {
+        match tasks::get(tx, task).await?.filter(|r| r.task.agent == Some(agent)) {
+            // Settled here: its report is still to come and to be acknowledged, or it holds an offer that was withdrawn.
+            Some(r) if state != OpenState::Ended => fences.push((task, r.work, 0)),
+            Some(_) => {}
+            None => {
+                // The database was restored, or somebody forged a task: nothing here ever granted it.
+                let payload = serde_json::json!({
+                    "host": host, "task": task, "state": state,
+                    "reason": "the agent holds a task the database does not know; it is told to stop it. \
+                               If the database was restored from a backup, check the host by hand",
+                });
+                events::append(tx, agent_event(agent, "agent.orphan", Severity::Alert, payload)).await?;
+                fences.push((task, WorkId(uuid::Uuid::nil()), 0));
+            }
+        }
+    }
+    shared.metrics.frames.with_label_values(&["hello_settled"]).inc();
+    Ok((fences, nudges))
+}
+
+/// Whether an open task of the database is to be fenced, given how the agent lists it.
+fn fence_open(t: &Task, instance: &str, listed: Option<OpenState>, abort: bool, now: Timestamp) -> bool {
+    let granted_here = t.granted.as_ref().is_some_and(|g| g.instance == instance);
+    match t.state {
+        TaskState::Granted | TaskState::Unknown if !granted_here => false,
+        TaskState::Granted | TaskState::Unknown if abort => true,
+        // The same journal does not know it: it never accepted it, or has it only as fenced. Only its own FENCED report
+        // proves that. A grant of this very moment may have crossed the HELLO.
+        TaskState::Granted => {
+            listed.is_none() && t.granted_at.is_some_and(|at| now - at > chrono::Duration::seconds(1))
+        }
+        TaskState::Unknown => listed.is_none() && t.report.is_none(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session_of(instance: &str, journal_seq: u64) -> Session {
+        Session {
+            agent: uuid::Uuid::nil().into(),
+            host: "h".into(),
+            instance: instance.into(),
+            boot_id: "b".into(),
+            journal_seq,
+            agent_version: "1".into(),
+            last_seen_at: "2026-11-21T00:00:00Z".parse().expect("time"),
+            facts: serde_json::json!({}),
+        }
+    }
+
+    #[test]
+    fn which_journal_is_believed() {
+        let s = session_of("b", 7);
+        assert_eq!(judge(None, &[], "a", 0, false), Verdict::First);
+        assert_eq!(judge(Some(&s), &[], "b", 7, false), Verdict::Same);
+        assert_eq!(judge(Some(&s), &[], "b", 6, false), Verdict::Doubt);
+        assert_eq!(judge(Some(&s), &[], "b", 6, true), Verdict::RolledBack);
+        assert_eq!(judge(Some(&s), &[], "c", 0, false), Verdict::Replaces);
+        assert_eq!(judge(Some(&s), &["a".into()], "a", 99, false), Verdict::Cloned);
+        assert_eq!(judge(Some(&session_of("!cloned-a", 1)), &[], "z", 0, false), Verdict::Quarantined);
+    }
+}

@@ -1,0 +1,112 @@
+//! Plans as executors need them: loaded once, with everything an OFFER carries.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+use windlass_domain::{
+    approval::Approval,
+    ids::DeploymentId,
+    plan::{Plan, PlanRollout, PlanStepKind, PlanTree, SpecProof},
+    task::TaskSpec,
+};
+use windlass_store::{Store, deployments, tasks};
+
+/// Plans kept in memory; a plan of 500 hosts is some hundred kilobytes.
+const KEPT: usize = 32;
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum PlanProblem {
+    #[error("the plan {digest} of deployment {deployment} is not in the database")]
+    Absent { deployment: DeploymentId, digest: String },
+    #[error("the plan has no {what} `{name}`")]
+    Unknown { what: &'static str, name: String },
+    #[error("the plan cannot be used: {reason}")]
+    Unusable { reason: String },
+    #[error("the task of host `{host}` cannot be made from the plan: {reason}")]
+    Spec { host: String, reason: String },
+}
+
+/// A plan with its approvals and the hash tree that proves its task specs.
+#[derive(Debug)]
+pub(crate) struct PlanView {
+    pub(crate) plan: Plan,
+    pub(crate) approvals: Vec<Approval>,
+    tree: PlanTree,
+    /// Specs as far as they were asked for: an offer may be sent many times.
+    offers: Mutex<HashMap<(String, String), Arc<(TaskSpec, SpecProof)>>>,
+}
+
+impl PlanView {
+    pub(crate) fn new(plan: Plan, approvals: Vec<Approval>) -> Result<PlanView, PlanProblem> {
+        let tree = PlanTree::new(&plan).map_err(|e| PlanProblem::Unusable { reason: e.to_string() })?;
+        Ok(PlanView { plan, approvals, tree, offers: Mutex::default() })
+    }
+
+    /// What a host is to run, and the proof that the plan says so.
+    pub(crate) fn offer(&self, step: &str, host: &str) -> Result<Arc<(TaskSpec, SpecProof)>, PlanProblem> {
+        let key = (step.to_owned(), host.to_owned());
+        let offers = || self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(o) = offers().get(&key) {
+            return Ok(Arc::clone(o));
+        }
+        let index = self.plan.host_index(host);
+        let index = index.ok_or_else(|| PlanProblem::Unknown { what: "host", name: host.into() })?;
+        let spec = |e: windlass_domain::plan::PlanError| PlanProblem::Spec { host: host.into(), reason: e.to_string() };
+        let offer = Arc::new(self.tree.offer(&self.plan, step, index).map_err(spec)?);
+        offers().insert(key, Arc::clone(&offer));
+        Ok(offer)
+    }
+
+    pub(crate) fn rollout(&self, step: &str) -> Result<&PlanRollout, PlanProblem> {
+        match self.plan.steps.iter().find(|s| s.id == step).map(|s| &s.kind) {
+            Some(PlanStepKind::Rollout(r)) => Ok(r),
+            _ => Err(PlanProblem::Unknown { what: "rollout", name: step.into() }),
+        }
+    }
+
+    /// Action, parameters and timeout of a central step.
+    pub(crate) fn central(
+        &self,
+        step: &str,
+    ) -> Result<(&str, &serde_json::Map<String, serde_json::Value>, u32), PlanProblem> {
+        match self.plan.steps.iter().find(|s| s.id == step).map(|s| &s.kind) {
+            Some(PlanStepKind::Central { action, with, timeout_s }) => Ok((action, with, *timeout_s)),
+            _ => Err(PlanProblem::Unknown { what: "central step", name: step.into() }),
+        }
+    }
+}
+
+/// Plans never change, so what is loaded stays right.
+#[derive(Debug, Default)]
+pub(crate) struct Plans(Mutex<HashMap<(DeploymentId, String), Arc<PlanView>>>);
+
+impl Plans {
+    pub(crate) async fn get(
+        &self,
+        store: &Store,
+        deployment: DeploymentId,
+        digest: &str,
+    ) -> Result<Result<Arc<PlanView>, PlanProblem>, windlass_store::Error> {
+        let key = (deployment, digest.to_owned());
+        if let Some(v) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Ok(Arc::clone(v)));
+        }
+        let mut tx = store.read().await?;
+        let Some(plan) = deployments::plan(&mut tx, deployment, digest).await? else {
+            return Ok(Err(PlanProblem::Absent { deployment, digest: digest.into() }));
+        };
+        let approvals = tasks::approvals(&mut tx, deployment, digest).await?;
+        drop(tx);
+        let view = match PlanView::new(plan, approvals) {
+            Ok(v) => Arc::new(v),
+            Err(e) => return Ok(Err(e)),
+        };
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= KEPT {
+            kept.clear();
+        }
+        kept.insert(key, Arc::clone(&view));
+        Ok(Ok(view))
+    }
+}

@@ -1,0 +1,565 @@
+//! Drives one claimed wave: turns of one transaction each, in which everything that came in meanwhile is decided at once,
+//! and frames that are re-sent from state until the next state is reached.
+
+use crate::{
+    directory::QUARANTINE,
+    dispatch::{self, Board, Decision, Draft, Frame, Input, NewTask, SERVICE, Say},
+    error::Stop,
+    lease::Lease,
+    logs::{LogMeta, step_names},
+    plans::{PlanProblem, PlanView},
+    shared::{Shared, Signal, work_event},
+};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use windlass_bus::wake::Backoff;
+use windlass_contracts::{
+    frames::{DownBody, GRANT_LEASE_S, Offer},
+    subjects,
+};
+use windlass_domain::{
+    Timestamp,
+    event::Severity,
+    ids::TaskId,
+    task::{Refusal, TaskState},
+    work::{Desired, WaveHost, WaveWork, WorkResult},
+};
+use windlass_runtime::telemetry;
+use windlass_store::{
+    Error, Tx, events, sessions,
+    tasks::{self, StoredTask},
+    works::{self, Claim},
+};
+
+/// Rows made in one turn, so that the first hosts of a large wave start before the last ones are written.
+const CHUNK: usize = 64;
+const INBOX: usize = 4096;
+const TURN: usize = 256;
+
+#[derive(Debug)]
+struct Timer {
+    frame: Frame,
+    at: Instant,
+    pause: Backoff,
+}
+
+#[derive(Debug)]
+pub(crate) struct Wave {
+    shared: Arc<Shared>,
+    claim: Claim,
+    lease: Lease,
+    plan: Result<Arc<PlanView>, PlanProblem>,
+    steps: Arc<Vec<String>>,
+    board: Board,
+    /// Hosts that have no task yet.
+    missing: VecDeque<WaveHost>,
+    desired: Desired,
+    timers: HashMap<TaskId, Timer>,
+    inbox: mpsc::Receiver<Signal>,
+    to_inbox: mpsc::Sender<Signal>,
+    /// Nobody is silent before we have listened for a while.
+    listening_since: Timestamp,
+    trace: Option<String>,
+}
+
+impl Drop for Wave {
+    fn drop(&mut self) {
+        self.shared.router.forget(self.board.tasks.keys().copied());
+    }
+}
+
+impl Wave {
+    /// Loads the wave and drives it until it is settled.
+    pub(crate) async fn drive(
+        shared: Arc<Shared>,
+        claim: Claim,
+        wave: WaveWork,
+        bell: Arc<Notify>,
+        stop: CancellationToken,
+    ) -> Result<(), Stop> {
+        let mut lease = Lease::new(Arc::clone(&shared), claim.work.id, claim.epoch);
+        let plan = loop {
+            let loaded = shared.plans.get(&shared.ctx.store, claim.work.deployment, &claim.work.plan_digest).await;
+            match loaded {
+                Ok(plan) => break plan,
+                Err(error) => lease.after_failure(&error).await?,
+            }
+        };
+        let (to_inbox, inbox) = mpsc::channel(INBOX);
+        let steps = plan.as_ref().map(|p| step_names(p, &wave.step)).unwrap_or_default();
+        let trace = telemetry::traceparent_of_current().or_else(|| claim.work.trace.clone());
+        let mut me = Wave {
+            board: Board { wave, tasks: BTreeMap::new() },
+            missing: VecDeque::new(),
+            desired: claim.work.desired,
+            timers: HashMap::new(),
+            listening_since: chrono::Utc::now(),
+            shared,
+            claim,
+            lease,
+            plan,
+            steps,
+            inbox,
+            to_inbox,
+            trace,
+        };
+        let ended = me.run(bell, stop).await;
+        match ended {
+            Err(Stop::Shutdown) => {
+                let placeholder = Lease::new(Arc::clone(&me.shared), me.claim.work.id, me.claim.epoch);
+                std::mem::replace(&mut me.lease, placeholder).release().await;
+            }
+            Err(Stop::Lost) => me.shared.logs.forget(me.board.tasks.keys().copied()),
+            _ => {}
+        }
+        ended
+    }
+
+    async fn run(&mut self, bell: Arc<Notify>, stop: CancellationToken) -> Result<(), Stop> {
+        let settings = self.shared.ctx.settings.executor.clone();
+        let poll = self.shared.ctx.settings.poll_s.get();
+        let check = (settings.unknown_s.get().min(settings.offer_timeout_s.get()) / 10)
+            .clamp(Duration::from_millis(10), Duration::from_secs(1));
+        self.shared.directory.refresh_on_demand(&self.shared.ctx.store).await;
+        self.reload().await?;
+        let mut signals = Vec::new();
+        let mut turn = true;
+        let (mut next_poll, mut next_check) = (Instant::now() + poll, Instant::now() + check);
+        loop {
+            let inputs = self.read(&mut signals);
+            if turn || !inputs.is_empty() || !self.missing.is_empty() || self.anything_due() {
+                turn = false;
+                match self.turn(inputs).await {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => {}
+                    Err(error) => {
+                        // Nothing of the turn happened. What agents said they say again.
+                        self.lease.after_failure(&error).await?;
+                        self.reload().await?;
+                        turn = true;
+                    }
+                }
+            }
+            self.send_due().await;
+            if turn || !self.missing.is_empty() {
+                // More to do at once, but not without looking at what came in.
+                while signals.len() < TURN
+                    && let Ok(s) = self.inbox.try_recv()
+                {
+                    signals.push(s);
+                }
+                if stop.is_cancelled() {
+                    return Err(Stop::Shutdown);
+                }
+                if self.lease.due() <= Instant::now() {
+                    self.lease.renew().await?;
+                }
+                continue;
+            }
+            let timer = self.timers.values().map(|t| t.at).min().unwrap_or(next_poll).min(next_check).min(next_poll);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Stop::Shutdown),
+                () = tokio::time::sleep_until(self.lease.due()) => self.lease.renew().await?,
+                () = bell.notified() => turn = true,
+                _ = self.inbox.recv_many(&mut signals, TURN) => {}
+                () = tokio::time::sleep_until(timer) => {
+                    let now = Instant::now();
+                    if next_poll <= now {
+                        next_poll = now + poll;
+                        turn = true;
+                    }
+                    if next_check <= now {
+                        next_check = now + check;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything from the database, as after a takeover.
+    async fn reload(&mut self) -> Result<(), Stop> {
+        let rows = loop {
+            let rows = async { tasks::of_work(&mut self.shared.ctx.store.read().await?, self.claim.work.id).await };
+            match rows.await {
+                Ok(rows) => break rows,
+                Err(error) => self.lease.after_failure(&error).await?,
+            }
+        };
+        self.shared.router.forget(self.board.tasks.keys().copied());
+        self.board.tasks = rows.into_iter().map(|t| (t.task.id, t)).collect();
+        let have: std::collections::HashSet<&str> = self.board.tasks.values().map(|t| t.task.host.as_str()).collect();
+        self.missing = self.board.wave.hosts.iter().filter(|h| !have.contains(h.host.as_str())).cloned().collect();
+        self.timers.clear();
+        let ids: Vec<TaskId> = self.board.tasks.keys().copied().collect();
+        for id in ids {
+            self.adopt(id);
+            self.set_timer(id, true);
+        }
+        Ok(())
+    }
+
+    /// Takes the task's frames from now on.
+    fn adopt(&self, id: TaskId) {
+        let Some(row) = self.board.tasks.get(&id) else { return };
+        self.shared.router.register(id, row.task.agent, &self.to_inbox);
+        if let Some(agent) = row.task.agent {
+            let meta = LogMeta {
+                deployment: row.deployment,
+                agent,
+                host: row.task.host.clone(),
+                steps: Arc::clone(&self.steps),
+            };
+            self.shared.logs.adopt(id, meta);
+        }
+    }
+
+    fn read(&mut self, signals: &mut Vec<Signal>) -> Vec<Input> {
+        let mut inputs = Vec::with_capacity(signals.len());
+        let steps = self.steps.len();
+        for s in signals.drain(..) {
+            match s {
+                Signal::Said { task, instance, say } => {
+                    let fits = match &say {
+                        Say::Step(s) => (s.index as usize) < steps,
+                        Say::Result(r) => r.steps.iter().all(|s| (s.index as usize) < steps),
+                        _ => true,
+                    };
+                    if fits {
+                        inputs.push(Input::Said { task, instance, say });
+                    } else {
+                        self.shared.metrics.refused.with_label_values(&["shape"]).inc();
+                        tracing::warn!(%task, "report about a step the task does not have");
+                    }
+                }
+                Signal::Override { task, by, reason } => inputs.push(Input::Override { task, by, reason }),
+                Signal::Nudge(task) => {
+                    if let Some(t) = self.timers.get_mut(&task) {
+                        t.at = Instant::now();
+                        t.pause.reset();
+                    }
+                }
+            }
+        }
+        inputs
+    }
+
+    fn anything_due(&self) -> bool {
+        let now = chrono::Utc::now();
+        self.board.tasks.values().any(|t| self.overdue(t, now).is_some())
+    }
+
+    /// What the passing of time does to a task.
+    fn overdue(&self, row: &StoredTask, now: Timestamp) -> Option<Input> {
+        let settings = &self.shared.ctx.settings.executor;
+        let t = &row.task;
+        let over = |since: Timestamp, limit: Duration| (now - since).to_std().is_ok_and(|d| d >= limit);
+        let seen = t.agent.and_then(|a| self.shared.directory.seen(a));
+        match t.state {
+            TaskState::Offered if over(t.offered_at?, settings.offer_timeout_s.get()) => {
+                let quiet = seen.is_none_or(|s| over(s.at, settings.suspect_s.get()));
+                let reason = if quiet {
+                    format!(
+                        "host {} is not reachable: its agent has not been heard; check `windlass-agent` there",
+                        t.host
+                    )
+                } else {
+                    format!("the agent of host {} did not take the task in time", t.host)
+                };
+                Some(Input::TimedOut { task: t.id, reason })
+            }
+            TaskState::Granted => {
+                let seen = seen?;
+                if t.granted.as_ref().is_some_and(|g| g.instance != seen.instance) {
+                    let reason = format!(
+                        "another agent journal answers for host {}: it was installed anew or its agent's state was lost",
+                        t.host
+                    );
+                    return Some(Input::Silent { task: t.id, reason });
+                }
+                let since = seen.at.max(t.granted_at?).max(self.listening_since);
+                over(since, settings.unknown_s.get()).then(|| Input::Silent {
+                    task: t.id,
+                    reason: format!(
+                        "host {} has been silent since {}; it may have run, may still run",
+                        t.host,
+                        since.format("%H:%M:%S UTC")
+                    ),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// One transaction. `true`: the work is settled.
+    async fn turn(&mut self, mut inputs: Vec<Input>) -> Result<bool, Error> {
+        let work = &self.claim.work;
+        let making: Vec<WaveHost> = self.missing.iter().take(CHUNK).cloned().collect();
+        if let Ok(view) = &self.plan {
+            // Specs are rendered and hashed here, outside of the transaction; what fails, fails again below.
+            making.iter().for_each(|h| drop(view.offer(&self.board.wave.step, &h.host)));
+        }
+        let mut tx = self.shared.ctx.store.write().await?;
+        let desired = works::lock_desired(&mut tx, work.id).await?;
+        works::check(&mut tx, work.id, self.lease.epoch).await?;
+        let now = tx.now().await?;
+        for row in self.board.tasks.values() {
+            if let Some(due) = self.overdue(row, now)
+                && self.still_due(&mut tx, row, now).await?
+            {
+                inputs.push(due);
+            }
+        }
+        let mut new = Vec::with_capacity(making.len());
+        for h in &making {
+            new.push(self.new_task(&mut tx, h).await?);
+        }
+        let d = dispatch::decide(&self.board, desired, now, inputs, new);
+        let mut stored = Vec::with_capacity(d.inserted.len() + d.changed.len());
+        for row in d.inserted.values() {
+            tasks::insert(&mut tx, row, now).await?;
+            stored.push(row.clone());
+        }
+        for (row, next) in d.changed.values() {
+            stored.push(tasks::store(&mut tx, row, next.clone(), self.lease.epoch, now).await?);
+        }
+        for draft in &d.events {
+            events::append(&mut tx, work_event(work, draft.clone(), now)).await?;
+        }
+        let mut after = self.board.tasks.clone();
+        after.extend(stored.iter().map(|s| (s.task.id, s.clone())));
+        let result = if making.len() == self.missing.len() { dispatch::result(&self.board.wave, &after) } else { None };
+        if let Some(result) = &result {
+            let version = works::settle(&mut tx, work.id, self.lease.epoch, result).await?;
+            let draft = self.settled(result, version);
+            events::append(&mut tx, work_event(work, draft, now)).await?;
+        }
+        tx.commit().await?;
+
+        self.missing.drain(..making.len());
+        let abort_is_new = desired != self.desired;
+        self.desired = desired;
+        let before = std::mem::replace(&mut self.board.tasks, after);
+        for row in &stored {
+            self.observe(before.get(&row.task.id), row);
+            if !before.contains_key(&row.task.id) {
+                self.adopt(row.task.id);
+            }
+            self.set_timer(row.task.id, false);
+        }
+        if abort_is_new {
+            let ids: Vec<TaskId> = self.board.tasks.keys().copied().collect();
+            ids.into_iter().for_each(|id| self.set_timer(id, true));
+        }
+        self.report(&d);
+        for (id, frame) in &d.frames {
+            self.send(*id, *frame).await;
+        }
+        if result.is_some() {
+            self.shared.ctx.bus.ring(subjects::WORK_SETTLED, self.claim.work.deployment.to_string()).await;
+        }
+        Ok(result.is_some())
+    }
+
+    /// Looks at the stored session before a host is called silent: another executor may have heard it.
+    async fn still_due(&self, tx: &mut Tx, row: &StoredTask, now: Timestamp) -> Result<bool, Error> {
+        let Some(agent) = row.task.agent.filter(|_| row.task.state == TaskState::Granted) else { return Ok(true) };
+        if let Some(s) = sessions::get(tx, agent).await? {
+            let own = self.shared.directory.seen(agent).filter(|o| o.instance == s.instance).map(|o| o.at);
+            self.shared.directory.set_session(
+                agent,
+                &s.instance,
+                own.map_or(s.last_seen_at, |o| o.max(s.last_seen_at)),
+            );
+        }
+        Ok(self.overdue(row, now).is_some())
+    }
+
+    async fn new_task(&self, tx: &mut Tx, h: &WaveHost) -> Result<NewTask, Error> {
+        let work = &self.claim.work;
+        let agent = self.shared.directory.agent_of_host(&h.host);
+        let step = &self.board.wave.step;
+        let mut segment = 0;
+        let mut blocked = match &self.plan {
+            Err(e) => Some(format!("not started: {e}")),
+            Ok(view) => match view.offer(step, &h.host) {
+                Ok(offer) => {
+                    segment = offer.0.segment;
+                    None
+                }
+                Err(e) => Some(format!("not started: {e}")),
+            },
+        };
+        match agent {
+            None => blocked = Some(format!("host {0} has no agent: run `windlass enroll {0}`", h.host)),
+            Some(a) if self.shared.directory.seen(a).is_some_and(|s| s.instance.starts_with(QUARANTINE)) => {
+                blocked =
+                    Some(format!("the agent of host {} is quarantined: revoke it and enroll the host anew", h.host));
+            }
+            Some(_) => {}
+        }
+        if h.attempt > 1 {
+            // I7. The scheduler asks for a retry only of what allows it; here it is made sure of.
+            let earlier = tasks::earlier_attempts(tx, work.deployment, step, segment, &h.host, h.attempt).await?;
+            if let Some(e) = earlier.iter().find(|e| !e.task.allows_next_attempt()) {
+                let state = e.task.state.as_str();
+                blocked = Some(format!("not started: attempt {} on this host is {state}", e.task.attempt));
+            }
+        }
+        let task = dispatch::fresh(TaskId(Uuid::now_v7()), h, agent);
+        let stored =
+            StoredTask { work: work.id, deployment: work.deployment, step: step.clone(), segment, version: 1, task };
+        Ok(NewTask { stored, blocked })
+    }
+
+    fn settled(&self, result: &WorkResult, version: u64) -> Draft {
+        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+        if let WorkResult::Wave { hosts } = result {
+            for h in hosts {
+                let name = serde_json::to_value(h.outcome).ok().and_then(|v| v.as_str().map(str::to_owned));
+                *counts.entry(name.unwrap_or_default()).or_default() += 1;
+            }
+        }
+        let wave = &self.board.wave;
+        let payload = serde_json::json!({
+            "work": self.claim.work.id, "step": wave.step, "wave": wave.wave, "version": version, "hosts": counts,
+        });
+        Draft { what: "work.settled", severity: Severity::Info, actor: SERVICE.into(), payload }
+    }
+
+    fn observe(&self, before: Option<&StoredTask>, after: &StoredTask) {
+        let m = &self.shared.metrics;
+        let was = before.map(|b| b.task.state);
+        let seconds = |from: Option<Timestamp>, to: Option<Timestamp>| {
+            from.zip(to).and_then(|(f, t)| (t - f).to_std().ok()).map(|d| d.as_secs_f64())
+        };
+        let t = &after.task;
+        if was == Some(TaskState::Offered) && t.state == TaskState::Granted {
+            seconds(t.offered_at, t.granted_at)
+                .into_iter()
+                .for_each(|s| m.dispatch.with_label_values(&["accept"]).observe(s));
+        }
+        if before.is_some_and(|b| b.task.started_at.is_none()) && t.started_at.is_some() {
+            seconds(t.granted_at, t.started_at)
+                .into_iter()
+                .for_each(|s| m.dispatch.with_label_values(&["start"]).observe(s));
+        }
+        if was != Some(t.state) && t.state.is_settled() {
+            m.settled.with_label_values(&[t.state.as_str()]).inc();
+        }
+    }
+
+    fn report(&self, d: &Decision) {
+        for (task, why) in &d.refused {
+            match why {
+                Refusal::OtherInstance => {
+                    self.shared.metrics.refused.with_label_values(&["other_instance"]).inc();
+                    tracing::warn!(%task, "an agent journal that does not hold the grant speaks about the task");
+                }
+                why => tracing::debug!(%task, %why, "nothing changed"),
+            }
+        }
+    }
+
+    /// The frame a task waits for the answer of.
+    fn wanted(&self, row: &StoredTask) -> Option<Frame> {
+        let t = &row.task;
+        match (t.state, self.desired) {
+            (TaskState::Granted | TaskState::Unknown, Desired::Abort) => Some(Frame::Fence),
+            (TaskState::Offered, Desired::Run) => Some(Frame::Offer),
+            (TaskState::Granted, Desired::Run) if t.started_at.is_none() && t.steps.is_empty() => Some(Frame::Grant),
+            _ => None,
+        }
+    }
+
+    /// `at_once`: nothing was sent for this state yet.
+    fn set_timer(&mut self, id: TaskId, at_once: bool) {
+        let wanted = self.board.tasks.get(&id).and_then(|row| self.wanted(row));
+        match (wanted, self.timers.get(&id)) {
+            (None, _) => drop(self.timers.remove(&id)),
+            (Some(frame), Some(t)) if t.frame == frame => {}
+            (Some(frame), _) => {
+                let s = &self.shared.ctx.settings.executor;
+                let mut pause = Backoff::new(s.resend_first_s.get(), s.resend_max_s.get());
+                let at = Instant::now() + if at_once { Duration::ZERO } else { pause.next() };
+                self.timers.insert(id, Timer { frame, at, pause });
+            }
+        }
+    }
+
+    async fn send_due(&mut self) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (id, t) in &mut self.timers {
+            if t.at <= now {
+                t.at = now + t.pause.next();
+                due.push((*id, t.frame));
+            }
+        }
+        for (id, frame) in due {
+            self.send(id, frame).await;
+        }
+    }
+
+    async fn send(&self, id: TaskId, frame: Frame) {
+        let Some(row) = self.board.tasks.get(&id) else { return };
+        let t = &row.task;
+        let Some(agent) = t.agent else { return };
+        let seen = self.shared.directory.seen(agent);
+        let session = seen.filter(|s| !s.instance.starts_with(QUARANTINE)).map(|s| s.instance);
+        match frame {
+            Frame::Offer => match session {
+                Some(instance) => self.offer(row, instance).await,
+                None => self.shared.send(agent, None, DownBody::WhoAreYou).await,
+            },
+            Frame::Grant => {
+                let Some(g) = t.granted.clone() else { return };
+                // An agent takes a grant only soon after its ACCEPT; the offer, repeated, makes it accept again.
+                let stale =
+                    t.granted_at.is_some_and(|at| (chrono::Utc::now() - at).num_seconds() >= i64::from(GRANT_LEASE_S));
+                if stale {
+                    self.offer(row, g.instance.clone()).await;
+                }
+                let body =
+                    DownBody::Grant { task: id, nonce: g.nonce, epoch: self.lease.epoch, lease_s: GRANT_LEASE_S };
+                self.shared.send(agent, Some(g.instance), body).await;
+            }
+            Frame::Fence => {
+                let body = DownBody::Fence { task: id, work: self.claim.work.id, epoch: self.lease.epoch };
+                self.shared.send(agent, None, body).await;
+            }
+            Frame::ResultAck => self.shared.send(agent, session, DownBody::ResultAck { task: id }).await,
+        }
+    }
+
+    async fn offer(&self, row: &StoredTask, instance: String) {
+        let (Ok(view), Some(agent)) = (&self.plan, row.task.agent) else { return };
+        let Ok(made) = view.offer(&row.step, &row.task.host) else { return };
+        let (spec, proof) = (*made).clone();
+        let timeout = self.shared.ctx.settings.executor.offer_timeout_s.get();
+        let work = &self.claim.work;
+        let offer = Offer {
+            task: row.task.id,
+            work: work.id,
+            deployment: work.deployment,
+            attempt: row.task.attempt,
+            epoch: self.lease.epoch,
+            fence: work.fence,
+            start_at: row.task.start_at,
+            spec,
+            proof,
+            approvals: view.approvals.clone(),
+            not_after: row.task.offered_at.unwrap_or_else(chrono::Utc::now) + timeout,
+            trace: self.trace.clone(),
+        };
+        self.shared.send(agent, Some(instance), DownBody::Offer(Box::new(offer))).await;
+    }
+}
