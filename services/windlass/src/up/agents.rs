@@ -120,7 +120,11 @@ impl Fleet {
         }
         let output = tokio::time::timeout(ENROLL, child.wait_with_output())
             .await
-            .map_err(|_| Error::NotReady { what: format!("enrolling {}", agent.host), seconds: ENROLL.as_secs(), log: agent.log() })?
+            .map_err(|_| Error::NotReady {
+                what: format!("enrolling {}", agent.host),
+                seconds: ENROLL.as_secs(),
+                log: agent.log(),
+            })?
             .map_err(agent.file_error("watch the enrolment in"))?;
         if output.status.success() {
             return Ok(());
@@ -160,7 +164,8 @@ impl Fleet {
 }
 
 fn spawn(agent: &Agent, program: &Path, board: &Board) -> Result<Child, Error> {
-    let log = OpenOptions::new().create(true).append(true).open(agent.log()).map_err(agent.file_error("write the log in"))?;
+    let log =
+        OpenOptions::new().create(true).append(true).open(agent.log()).map_err(agent.file_error("write the log in"))?;
     let second = log.try_clone().map_err(agent.file_error("write the log in"))?;
     let child = Command::new(program)
         .arg("run")
@@ -202,7 +207,11 @@ async fn supervise(agent: Agent, mut child: Child, program: PathBuf, board: Arc<
         match spawn(&agent, &program, &board) {
             Ok(again) => child = again,
             Err(error) => {
-                tracing::error!(host = agent.host, error = crate::client::chain(&error), "a demo agent cannot be started again");
+                tracing::error!(
+                    host = agent.host,
+                    error = crate::client::chain(&error),
+                    "a demo agent cannot be started again"
+                );
                 return;
             }
         }

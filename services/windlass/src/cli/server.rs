@@ -1,0 +1,72 @@
+//! Arguments of the commands that run the control plane.
+
+use std::path::PathBuf;
+
+/// Default port of the api and console.
+pub(crate) const API_PORT: u16 = 7400;
+/// Default port of the NATS server that `up` starts.
+pub(crate) const NATS_PORT: u16 = 7422;
+/// Demo agent n gets `PORT` = this + n.
+pub(crate) const AGENT_PORTS: u16 = 7500;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct StateArgs {
+    /// State directory
+    #[arg(long, env = "WINDLASS_STATE", default_value = ".windlass", value_name = "DIR")]
+    pub(crate) state: PathBuf,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+    /// Port of the api and console, on loopback
+    #[arg(long, env = "WINDLASS_PORT", default_value_t = API_PORT)]
+    pub(crate) port: u16,
+    /// Port of the NATS server, on loopback
+    #[arg(long, env = "WINDLASS_NATS_PORT", default_value_t = NATS_PORT)]
+    pub(crate) nats_port: u16,
+    /// Demo agents to run on this machine, each a process of its own
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=500))]
+    pub(crate) agents: u16,
+    /// Demo agent n gives its services the port base + n
+    #[arg(long, default_value_t = AGENT_PORTS, value_name = "BASE")]
+    pub(crate) agent_ports: u16,
+    /// Let hooks, channels and HTTP steps reach loopback and private addresses
+    #[arg(long)]
+    pub(crate) allow_private: bool,
+    /// Return when everything is ready and keep running in the background
+    #[arg(long, short)]
+    pub(crate) detach: bool,
+    /// The nats-server program; found on PATH or in the state directory when not given
+    #[arg(long, env = "WINDLASS_NATS_SERVER", value_name = "FILE")]
+    pub(crate) nats_server: Option<PathBuf>,
+    /// The windlass-agent program; found beside this one or on PATH when not given
+    #[arg(long, env = "WINDLASS_AGENT_BIN", value_name = "FILE")]
+    pub(crate) agent_bin: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ServiceArgs {
+    /// Settings file (TOML, YAML or JSON); WINDLASS_ variables win over it
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+    /// Address the NATS server listens on
+    #[arg(long, default_value = "0.0.0.0")]
+    pub(crate) nats_host: std::net::IpAddr,
+    /// Port the NATS server listens on
+    #[arg(long, default_value_t = 4222)]
+    pub(crate) nats_port: u16,
+    /// Where the NATS server keeps its JetStream data
+    #[arg(long, default_value = "/data", value_name = "DIR")]
+    pub(crate) nats_store: PathBuf,
+    /// Database in which to create the first admin; without it only keys and NATS are prepared
+    #[arg(long, env = "WINDLASS__DATABASE__URL", value_name = "URL", hide_env_values = true)]
+    pub(crate) database: Option<String>,
+}

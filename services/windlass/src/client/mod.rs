@@ -1,0 +1,72 @@
+//! The client: talks HTTP to an api, never to the database.
+
+mod admin;
+mod audit;
+mod catalog;
+mod config;
+mod deploy;
+mod doctor;
+mod error;
+mod follow;
+mod http;
+mod out;
+mod sse;
+mod text;
+mod view;
+
+pub(crate) use self::{
+    config::{FILE as CLIENT_FILE, Target},
+    error::{Error, chain},
+    http::{Api, encode},
+};
+
+use crate::cli::{Command, Connection};
+use out::Out;
+
+/// Runs a client command.
+pub(crate) async fn run(command: Command, connection: &Connection) -> Result<(), Error> {
+    let out = Out::new(connection.json);
+    let api = || Target::find(connection).and_then(Api::new);
+    match command {
+        Command::Apply(a) => catalog::apply(&a, &api()?, out).await,
+        Command::Get(a) => catalog::get(&a, &api()?, out).await,
+        Command::Release(a) => catalog::release(&a, &api()?, out).await,
+        Command::Deploy(a) => deploy::deploy(a, &api()?, out).await,
+        Command::Status(a) => deploy::status(a, &api()?, out).await,
+        Command::Plan(a) => deploy::plan(&a, &api()?, out).await,
+        Command::Approve(a) => deploy::decide(a, "approve", &api()?, out).await,
+        Command::Reject(a) => deploy::decide(a, "reject", &api()?, out).await,
+        Command::Logs(a) => deploy::logs(a, &api()?, out).await,
+        Command::Cancel(a) => deploy::with_reason(a, "cancel", &api()?, out).await,
+        Command::Pause(a) => deploy::with_reason(a, "pause", &api()?, out).await,
+        Command::Abort(a) => deploy::with_reason(a, "abort", &api()?, out).await,
+        Command::Resume(a) => deploy::resume(a, &api()?, out).await,
+        Command::Confirm(a) => deploy::confirm(a, &api()?, out).await,
+        Command::Retry(a) => deploy::with_hosts(a, "retry", &api()?, out).await,
+        Command::Skip(a) => deploy::with_hosts(a, "skip", &api()?, out).await,
+        Command::Ignore(a) => deploy::with_hosts_and_reason(a, "ignore", &api()?, out).await,
+        Command::Exclude(a) => deploy::with_hosts_and_reason(a, "exclude", &api()?, out).await,
+        Command::Override(a) => deploy::with_hosts_and_reason(a, "override", &api()?, out).await,
+        Command::Rollback(a) => deploy::rollback(a, &api()?, out).await,
+        Command::Hosts => admin::hosts(&api()?, out).await,
+        Command::Enroll(a) => admin::enroll(&a, &api()?, out).await,
+        Command::Audit(c) => audit::run(c, api, out).await,
+        Command::Token(c) => admin::token(&c, &api()?, out).await,
+        Command::Person(c) => admin::person(&c, &api()?, out).await,
+        Command::Secret(c) => admin::secret(&c, &api()?, out).await,
+        Command::Triggers(a) => admin::triggers(&a, &api()?, out).await,
+        Command::Queue => admin::queue(&api()?, out).await,
+        Command::Notifications(c) => admin::notifications(&c, &api()?, out).await,
+        Command::Doctor(a) => doctor::run(&a.state.state, connection, out).await,
+        Command::Openapi => out.json(&api()?.get("/openapi.json").await?),
+        Command::Up(_)
+        | Command::Down(_)
+        | Command::Init(_)
+        | Command::Api(_)
+        | Command::Scheduler(_)
+        | Command::Executor(_)
+        | Command::Notifier(_)
+        | Command::Auditor(_)
+        | Command::Completions { .. } => Err(Error::Usage("not a client command".into())),
+    }
+}
