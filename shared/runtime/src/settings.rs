@@ -129,6 +129,12 @@ pub struct Api {
     pub command_wait_s: Seconds,
     /// Worker threads of the HTTP server.
     pub workers: usize,
+    /// Requests of one token a second, and at once.
+    pub rate_per_s: f64,
+    pub rate_burst: f64,
+    /// Webhooks of one address a second, and at once.
+    pub hook_rate_per_s: f64,
+    pub hook_burst: f64,
 }
 
 /// Where a service without an HTTP interface of its own answers `/healthz`, `/readyz` and `/metrics`, in the scaled
@@ -238,10 +244,14 @@ impl Default for Api {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             public_url: None,
             max_body_bytes: 1024 * 1024,
-            max_hook_bytes: 25 * 1024 * 1024, // GitHub's own limit
+            max_hook_bytes: 1024 * 1024,
             max_artifact_bytes: 2 * 1024 * 1024 * 1024,
             command_wait_s: Seconds::new(5),
             workers: 2,
+            rate_per_s: 50.0,
+            rate_burst: 200.0,
+            hook_rate_per_s: 20.0,
+            hook_burst: 100.0,
         }
     }
 }
