@@ -20,33 +20,43 @@ const MAX_BODY: usize = 900 * 1024;
 /// Confirmations awaited at once.
 const IN_FLIGHT: usize = 64;
 
+enum Work {
+    /// What this process has just committed.
+    Publish(Vec<Event>),
+    /// What is at least this old in the table.
+    Drain(Duration),
+}
+
 /// Runs until shutdown. One a process.
 pub async fn relay(ctx: Context) {
     let mut fresh = ctx.store.committed();
+    let mut link = ctx.bus.state();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
         let work = tokio::select! {
             () = ctx.shutdown.cancelled() => return,
+            // After an outage everything in the queue is overdue, however young.
+            Ok(()) = link.changed() => Work::Drain(Duration::ZERO),
             batch = fresh.recv() => match batch {
                 Ok(first) => {
                     let mut all: Vec<Event> = first.to_vec();
                     while all.len() < BATCH && let Ok(more) = fresh.try_recv() {
                         all.extend(more.iter().cloned());
                     }
-                    Some(all)
+                    Work::Publish(all)
                 }
                 // Too much at once to follow: the sweep has it all.
-                Err(RecvError::Lagged(_)) => None,
+                Err(RecvError::Lagged(_)) => Work::Drain(Duration::ZERO),
                 Err(RecvError::Closed) => return,
             },
-            _ = sweep.tick() => None,
+            _ = sweep.tick() => Work::Drain(STALE),
         };
         let pass = async {
             match work {
-                Some(events) => publish(&ctx.store, &ctx.bus, &events).await,
-                None => drain(&ctx.store, &ctx.bus).await,
+                Work::Publish(events) => publish(&ctx.store, &ctx.bus, &events).await.map(drop),
+                Work::Drain(age) => drain(&ctx.store, &ctx.bus, age).await,
             }
         };
         let result = tokio::select! {
@@ -66,15 +76,15 @@ pub async fn relay(ctx: Context) {
     }
 }
 
-/// Publishes what has been in the queue for a moment, whoever put it there.
-async fn drain(store: &Store, bus: &Bus) -> Result<(), windlass_store::Error> {
+/// Publishes what has been in the queue for `age`, whoever put it there.
+async fn drain(store: &Store, bus: &Bus, age: Duration) -> Result<(), windlass_store::Error> {
     while bus.is_up() {
         let mut c = store.read().await?;
-        let older = c.now().await? - STALE;
+        let older = c.now().await? - age;
         let stale = events::queued(&mut c, events::BUS, Some(older), BATCH as u32).await?;
         drop(c);
         let n = stale.len();
-        let left = publish_counting(store, bus, &stale).await?;
+        let left = publish(store, bus, &stale).await?;
         if n < BATCH || left > 0 {
             break;
         }
@@ -82,12 +92,8 @@ async fn drain(store: &Store, bus: &Bus) -> Result<(), windlass_store::Error> {
     Ok(())
 }
 
-async fn publish(store: &Store, bus: &Bus, all: &[Event]) -> Result<(), windlass_store::Error> {
-    publish_counting(store, bus, all).await.map(drop)
-}
-
 /// Publishes, then takes what was confirmed off the queue. Returns how many were not.
-async fn publish_counting(store: &Store, bus: &Bus, all: &[Event]) -> Result<usize, windlass_store::Error> {
+async fn publish(store: &Store, bus: &Bus, all: &[Event]) -> Result<usize, windlass_store::Error> {
     if all.is_empty() || !bus.is_up() {
         return Ok(all.len());
     }

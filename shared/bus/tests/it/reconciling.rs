@@ -1,6 +1,6 @@
-//! The reconciler: coalescing, one run an id at a time, retries, timers, polls.
+//! The reconciler: coalescing, one run an id at a time, retries, timers, polls. All of it works without a broker.
 
-use crate::support::{SOON, context, end};
+use crate::support::{NOWHERE, SOON, context, end};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
@@ -13,9 +13,6 @@ use windlass_testkit::{Db, eventually};
 #[derive(Debug, thiserror::Error)]
 #[error("it failed")]
 struct Failed;
-
-/// Nobody listens there: everything here works without a broker.
-const NOWHERE: &str = "nats://127.0.0.1:1";
 
 #[derive(Default)]
 struct Seen {
