@@ -33,7 +33,10 @@ impl Cause {
 /// Doorbells to ring once the change is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ring {
-    Work { pool: String, id: WorkId },
+    Work {
+        pool: String,
+        id: WorkId,
+    },
     Outcome(CommandId),
     /// This scheduler (or another) should look at it.
     Deployment(DeploymentId),
@@ -176,7 +179,8 @@ impl Change {
                     for t in tasks::of_deployment(&mut self.tx, d.id).await? {
                         if t.task.state == TaskState::Unknown && hosts.contains(&t.task.host) {
                             let (task, by, reason) = (t.task.id, by.clone(), reason.clone());
-                            tasks::insert_override(&mut self.tx, &tasks::Override { task, by, reason, at: self.now }).await?;
+                            tasks::insert_override(&mut self.tx, &tasks::Override { task, by, reason, at: self.now })
+                                .await?;
                             self.rings.push(Ring::Work { pool: d.pool.clone(), id: t.work });
                         }
                     }

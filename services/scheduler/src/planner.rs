@@ -43,9 +43,14 @@ pub(crate) struct Planned {
 }
 
 impl Snapshot {
-    pub(crate) async fn read(tx: &mut Tx, project: &str, environment: &str) -> Result<Result<Snapshot, Unplannable>, Error> {
+    pub(crate) async fn read(
+        tx: &mut Tx,
+        project: &str,
+        environment: &str,
+    ) -> Result<Result<Snapshot, Unplannable>, Error> {
         let stamp = catalog::stamp(tx).await?;
-        let Some(Item::Environment(env)) = item(tx, Kind::Environment, &format!("{project}/{environment}")).await? else {
+        let Some(Item::Environment(env)) = item(tx, Kind::Environment, &format!("{project}/{environment}")).await?
+        else {
             let known = catalog::keys(tx, Kind::Environment, Some(project)).await?;
             let known: Vec<&str> = known.iter().filter_map(|k| k.split('/').nth(1)).collect();
             let text = format!("project {project:?} has no environment {environment:?} (it has: {})", known.join(", "));
@@ -64,7 +69,9 @@ impl Snapshot {
                 match item(tx, Kind::Host, name).await? {
                     Some(Item::Host(h)) => hosts.push(h),
                     _ => {
-                        let text = format!("environment {project}/{environment} names host {name:?}, which is not in the catalog");
+                        let text = format!(
+                            "environment {project}/{environment} names host {name:?}, which is not in the catalog"
+                        );
                         return Ok(Err(Unplannable(text)));
                     }
                 }
@@ -85,8 +92,9 @@ impl Snapshot {
         let by_name: BTreeMap<&str, &Host> = self.hosts.iter().map(|h| (h.name.as_str(), h)).collect();
         let mut names: Vec<&str> = self.environment.hosts.iter().map(String::as_str).collect();
         if let Some(text) = &self.environment.selector {
-            let selector: Selector =
-                text.parse().map_err(|e| Unplannable(format!("the environment's selector {text:?} is not valid: {e}")))?;
+            let selector: Selector = text
+                .parse()
+                .map_err(|e| Unplannable(format!("the environment's selector {text:?} is not valid: {e}")))?;
             names.extend(by_name.values().filter(|h| selector.matches(&h.labels)).map(|h| h.name.as_str()));
         }
         let mut seen = BTreeSet::new();
@@ -116,7 +124,9 @@ impl Snapshot {
         self.policies
             .iter()
             .filter(|p| kind != ReleaseKind::Rollback || p.approve_rollbacks)
-            .flat_map(|p| p.approvals.iter().map(|r| ApprovalRule { name: format!("{}/{}", p.name, r.name), ..r.clone() }))
+            .flat_map(|p| {
+                p.approvals.iter().map(|r| ApprovalRule { name: format!("{}/{}", p.name, r.name), ..r.clone() })
+            })
             .collect()
     }
 
@@ -157,7 +167,10 @@ pub(crate) async fn flow_of(tx: &mut Tx, env: &Environment) -> Result<Result<(Fl
             Item::Flow { flow, .. } => Ok(Ok((flow, e.revision))),
             _ => Ok(Err(Unplannable(format!("catalog entry {key} is not a flow")))),
         },
-        None => Ok(Err(Unplannable(format!("environment {}/{} releases with flow {:?}, which does not exist", env.project, env.name, env.flow)))),
+        None => Ok(Err(Unplannable(format!(
+            "environment {}/{} releases with flow {:?}, which does not exist",
+            env.project, env.name, env.flow
+        )))),
     }
 }
 

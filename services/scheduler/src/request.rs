@@ -51,7 +51,11 @@ pub(crate) async fn decide(store: &Store, change: &mut Change, command: &Command
     }
 }
 
-async fn prepare(store: &Store, command: &Command, r: &Request) -> Result<Result<(Release, Planned), Unplannable>, Error> {
+async fn prepare(
+    store: &Store,
+    command: &Command,
+    r: &Request,
+) -> Result<Result<(Release, Planned), Unplannable>, Error> {
     let mut tx = store.read().await?;
     let artifact = match artifact(&mut tx, r.artifact).await? {
         Some(a) if a.project == command.project => a,
