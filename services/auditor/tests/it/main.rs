@@ -1,5 +1,6 @@
 //! The auditor on both databases: complete under load, crashes and rivals; loud about what was tampered with.
 
+mod service;
 mod tamper;
 
 use std::{path::Path, sync::Arc, time::Duration};

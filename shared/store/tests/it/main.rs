@@ -1,0 +1,5 @@
+//! The store on both databases: the same schema, the same behaviour of the facade, and SQL that both understand.
+
+mod facade;
+mod schema;
+mod statements;
