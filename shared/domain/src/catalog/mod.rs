@@ -1,5 +1,6 @@
 //! The catalog: what people declare, as typed documents. `read` parses YAML with line and column in every error.
 
+mod decode;
 mod read;
 
 pub use read::{Document, ReadError, read};
