@@ -183,7 +183,12 @@ impl Bus {
             // The second wait is the one for the stream's confirmation.
             sent.await.map(drop).map_err(failed)
         };
-        tokio::time::timeout(ACK_WAIT, stored).await.map_err(|_| BusError::AckTimeout { subject: subject.clone() })?
+        // A confirmation cannot come over a connection that is gone; waiting it out would hold up what comes after.
+        let mut link = self.state.clone();
+        tokio::select! {
+            r = tokio::time::timeout(ACK_WAIT, stored) => r.unwrap_or_else(|_| Err(BusError::AckTimeout { subject: subject.clone() })),
+            _ = link.wait_for(|s| *s != LinkState::Up) => Err(BusError::AckTimeout { subject: subject.clone() }),
+        }
     }
 
     /// A core subscription: for doorbells without a stream, and frames of agents.

@@ -54,6 +54,7 @@ async fn published(ctx: &Context) -> BTreeMap<EventId, u32> {
 }
 
 async fn all_arrive(ctx: &Context, committed: &[EventId], what: &str) {
+    ctx.bus.up().await;
     let expected: BTreeMap<EventId, u32> = committed.iter().map(|id| (*id, 1)).collect();
     eventually(SOON, what, async || (published(ctx).await == expected).then_some(())).await;
     eventually(SOON, "the queue is empty", async || {
