@@ -191,7 +191,11 @@ impl Notifier {
         };
         let clean = |reason: &str| one_line(&mask(reason, secrets), 500);
         let verdict = match verdict {
-            Verdict::Sent { note } => Verdict::Sent { note: note.as_deref().map(clean) },
+            Verdict::Sent { note } => {
+                // That the channel's template is broken stays to be seen after the default text went out.
+                let note = note.or_else(|| message.as_ref().and_then(|m| m.template_error.clone()));
+                Verdict::Sent { note: note.as_deref().map(clean) }
+            }
             Verdict::Retry { after, reason } => Verdict::Retry { after, reason: clean(&reason) },
             Verdict::RateLimited { after, reason } => Verdict::RateLimited { after, reason: clean(&reason) },
             Verdict::Permanent { reason } => Verdict::Permanent { reason: clean(&reason) },
@@ -216,14 +220,10 @@ impl Notifier {
     }
 
     async fn attempt(&self, provider: &Provider, job: Job) -> Verdict {
-        let late = || Verdict::retry(format!("no answer within {} s", self.knobs.timeout.as_secs_f64()));
-        let tried = async {
-            match job {
-                Job::Http(post) => self.post(provider, post).await,
-                Job::Mail(mail) => mail.send(&self.outbound, &self.mail_roots).await,
-            }
-        };
-        tokio::time::timeout(self.knobs.timeout, tried).await.unwrap_or_else(|_| late())
+        match job {
+            Job::Http(post) => self.post(provider, post).await,
+            Job::Mail(mail) => mail.send(&self.outbound, &self.mail_roots, self.knobs.timeout).await,
+        }
     }
 
     async fn post(&self, provider: &Provider, post: Post) -> Verdict {

@@ -3,7 +3,7 @@
 use crate::{
     Error, Notifier,
     deliver::{DeadLetter, raise_dead},
-    message::Facts,
+    message::{Facts, Known},
     rules,
     template::{self, Message},
 };
@@ -15,7 +15,7 @@ use windlass_domain::{
     ids::{EventId, NotificationId},
 };
 use windlass_store::{
-    Error as StoreError, Tx, events,
+    Error as StoreError, Tx, deployments, events,
     notifications::{self, NewNotification, State},
 };
 
@@ -69,15 +69,25 @@ impl Notifier {
         Ok(out)
     }
 
-    /// The facts of an event, with its deployment's version where the event does not say it.
+    /// The facts of an event, with what its deployment adds: the version, and what it waits for now.
     pub(crate) async fn facts(&self, read: &mut Tx, e: &Event) -> Result<Facts, StoreError> {
-        let deployment =
-            (e.aggregate == Aggregate::Deployment.as_str()).then(|| e.aggregate_id.parse::<Uuid>().ok()).flatten();
-        let version = match deployment {
-            Some(id) => notifications::deployment_version(read, id).await?,
-            None => None,
-        };
-        Ok(Facts::of(e, version.as_deref(), &self.knobs.public_url))
+        let mut known = Known::default();
+        if e.aggregate == Aggregate::Deployment.as_str()
+            && let Ok(id) = e.aggregate_id.parse()
+        {
+            match deployments::get(read, id).await {
+                Ok(Some(stored)) => {
+                    let d = stored.deployment;
+                    let waits: Vec<String> = d.waiting_on().iter().map(ToString::to_string).collect();
+                    known.waiting_on = (!waits.is_empty()).then(|| waits.join("; "));
+                    known.version = Some(d.version);
+                }
+                // The message goes out without.
+                Ok(None) | Err(StoreError::Decode { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Facts::of(e, &known, &self.knobs.public_url))
     }
 
     async fn store_batch(

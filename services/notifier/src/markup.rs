@@ -4,7 +4,7 @@ use windlass_domain::catalog::Provider;
 
 /// How a provider reads text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Markup {
+pub(crate) enum Markup {
     Slack,
     Feishu,
     Dingtalk,
@@ -15,7 +15,7 @@ pub enum Markup {
 }
 
 impl Markup {
-    pub fn of(provider: &Provider) -> Markup {
+    pub(crate) fn of(provider: &Provider) -> Markup {
         match provider {
             Provider::Slack { .. } => Markup::Slack,
             Provider::Feishu { .. } => Markup::Feishu,
@@ -26,7 +26,7 @@ impl Markup {
         }
     }
 
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Markup::Slack => "slack",
             Markup::Feishu => "feishu",
@@ -39,7 +39,7 @@ impl Markup {
 
     /// Bytes of text that surely fit once wrapped in JSON, with the footer: Slack 3,000 characters a section, Feishu and
     /// DingTalk 20 KB a body (quoting may double the text), WeCom 4,096 bytes of Markdown, Teams 28 KB a card.
-    pub fn limit(self) -> usize {
+    pub(crate) fn limit(self) -> usize {
         match self {
             Markup::Slack => 2_900,
             Markup::Feishu | Markup::Dingtalk => 9_000,
@@ -50,7 +50,7 @@ impl Markup {
     }
 
     /// A value so written that the provider shows it and does not obey it: no link, no mention, no formatting.
-    pub fn escape(self, value: &str) -> String {
+    pub(crate) fn escape(self, value: &str) -> String {
         let mut out = String::with_capacity(value.len() + 8);
         for c in value.chars().filter(|c| !is_hidden(*c)) {
             match self {
@@ -95,7 +95,7 @@ impl Markup {
     }
 
     /// Cuts a text to the limit, at a place where no entity, link or character is left half, and says so with a link.
-    pub fn fit(self, text: &str, link: &str) -> String {
+    pub(crate) fn fit(self, text: &str, link: &str) -> String {
         if text.len() <= self.limit() {
             return text.to_owned();
         }
@@ -127,13 +127,13 @@ fn is_hidden(c: char) -> bool {
 }
 
 /// One line, at most `max` characters: for titles, subjects and facts.
-pub fn one_line(text: &str, max: usize) -> String {
+pub(crate) fn one_line(text: &str, max: usize) -> String {
     let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
     shorten(&flat.chars().filter(|c| !is_hidden(*c)).collect::<String>(), max)
 }
 
 /// At most `max` characters.
-pub fn shorten(text: &str, max: usize) -> String {
+pub(crate) fn shorten(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
         None => text.to_owned(),
         Some(_) => text.chars().take(max.saturating_sub(1)).chain(['…']).collect(),

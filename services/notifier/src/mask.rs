@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 
 /// The text without any secret, any part of a secret URL that could be its key, and any other URL.
-pub fn mask(text: &str, secrets: &BTreeMap<String, String>) -> String {
+pub(crate) fn mask(text: &str, secrets: &BTreeMap<String, String>) -> String {
     let mut out = text.to_owned();
     for secret in secrets.values().map(|s| s.trim()).filter(|s| !s.is_empty()) {
         out = out.replace(secret, "[secret]");
-        if secret.contains("://") {
-            for part in secret.split(['/', '?', '&', '=', '#']).filter(|p| p.len() >= 8).skip(1) {
+        // The host may be shown; what follows it is the credential.
+        if let Some((_, rest)) = secret.split_once("://") {
+            let after_host = rest.split_once(['/', '?']).map(|(_, r)| r).unwrap_or_default();
+            for part in after_host.split(['/', '?', '&', '=', '#']).filter(|p| p.len() >= 8) {
                 out = out.replace(part, "[secret]");
             }
         } else {
-            for part in
-                secret.split_whitespace().flat_map(|s| [s, s.trim_start_matches("whsec_")]).filter(|p| p.len() >= 6)
-            {
-                out = out.replace(part, "[secret]");
+            for key in secret.split_whitespace().filter_map(|s| s.strip_prefix("whsec_")).filter(|k| !k.is_empty()) {
+                out = out.replace(key, "[secret]");
             }
         }
     }
@@ -41,6 +41,7 @@ mod tests {
                 "https://hooks.example.com/services/T0000000/B1111111/abcdefghijkl?key=zzzzzzzzzz\n".to_owned(),
             ),
             ("p".to_owned(), "hunter2!".to_owned()),
+            ("h".to_owned(), "http://a.b/qqqqqqqq".to_owned()),
             ("s".to_owned(), "whsec_QUJDREVG".to_owned()),
         ]);
         for text in [
@@ -49,9 +50,10 @@ mod tests {
             "535 bad password hunter2! for x",
             "signature by QUJDREVG refused",
             "see (http://a.b/c?t=1), `https://x/y`",
+            "short host key qqqqqqqq",
         ] {
             let m = mask(text, &secrets);
-            for bad in ["abcdefghijkl", "zzzzzzzzzz", "T0000000", "hunter2", "QUJDREVG", "://"] {
+            for bad in ["abcdefghijkl", "zzzzzzzzzz", "T0000000", "hunter2", "QUJDREVG", "qqqqqqqq", "://"] {
                 assert!(!m.contains(bad), "{m}");
             }
         }

@@ -10,32 +10,39 @@ const FACT: usize = 300;
 
 /// All that a template can use.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// What happened, one line, with where.
-    pub title: String,
+    pub(crate) title: String,
     /// The event's own words: reason, detail, or the text of a `notify` step.
-    pub summary: Option<String>,
-    pub severity: Severity,
-    pub event: String,
-    pub event_id: String,
+    pub(crate) summary: Option<String>,
+    pub(crate) severity: Severity,
+    pub(crate) event: String,
+    pub(crate) event_id: String,
     /// UTC, to the second.
-    pub at: String,
-    pub project: Option<String>,
-    pub environment: Option<String>,
-    pub version: Option<String>,
-    pub who: String,
-    pub host: Option<String>,
-    pub waiting_on: Option<String>,
+    pub(crate) at: String,
+    pub(crate) project: Option<String>,
+    pub(crate) environment: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) who: String,
+    pub(crate) host: Option<String>,
+    pub(crate) waiting_on: Option<String>,
     /// What a reader should do now.
-    pub todo: Option<String>,
+    pub(crate) todo: Option<String>,
     /// The page of the console that shows it.
-    pub link: String,
-    pub payload: Value,
+    pub(crate) link: String,
+    pub(crate) payload: Value,
+}
+
+/// What the caller knows of the event's deployment beyond the event.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    pub(crate) version: Option<String>,
+    pub(crate) waiting_on: Option<String>,
 }
 
 impl Facts {
-    /// `version` is what the caller knows of the deployment's version, for events that do not say it.
-    pub fn of(e: &Event, version: Option<&str>, public_url: &str) -> Facts {
+    /// What the event itself says goes before what is `known`.
+    pub(crate) fn of(e: &Event, known: &Known, public_url: &str) -> Facts {
         let none = Map::new();
         let p = e.payload.as_object().unwrap_or(&none);
         let said = |keys: &[&str]| keys.iter().find_map(|k| p.get(*k)).and_then(words).map(|s| one_line(&s, FACT));
@@ -47,13 +54,17 @@ impl Facts {
         } else {
             format!("{base}/")
         };
-        let what = said(&["title"]).unwrap_or_else(|| headline(&e.what));
+        let host = said(&["host", "hosts", "failed_hosts", "unknown_hosts"]);
+        let what = match (e.what.as_str(), said(&["outcome"]), &host) {
+            ("task.settled", Some(outcome), Some(host)) => format!("host {host}: {}", outcome.replace('_', " ")),
+            _ => said(&["title"]).unwrap_or_else(|| headline(&e.what)),
+        };
         let place = match (&e.project, &e.environment) {
             (Some(p), Some(env)) => format!("{p}/{env}: "),
             (Some(p), None) => format!("{p}: "),
             _ => String::new(),
         };
-        let summary = ["message", "text", "summary", "reason", "detail", "error"]
+        let summary = ["message", "text", "summary", "reason", "detail", "error", "note", "end"]
             .iter()
             .find_map(|k| p.get(*k))
             .and_then(words)
@@ -68,10 +79,10 @@ impl Facts {
             at: e.at.format("%Y-%m-%d %H:%M:%S UTC").to_string(),
             project: e.project.clone(),
             environment: e.environment.clone(),
-            version: said(&["version"]).or_else(|| version.map(|v| one_line(v, FACT))),
-            who: who(&e.actor),
-            host: said(&["host", "hosts", "failed_hosts", "unknown_hosts"]),
-            waiting_on: said(&["waiting_on", "waiting_for"]),
+            version: said(&["version"]).or_else(|| known.version.as_deref().map(|v| one_line(v, FACT))),
+            who: said(&["by"]).unwrap_or_else(|| who(&e.actor)),
+            host,
+            waiting_on: said(&["waiting_on"]).or_else(|| known.waiting_on.as_deref().map(|w| one_line(w, FACT))),
             todo: said(&["remedy"]).or_else(|| todo(&e.what, e.severity).map(Into::into)),
             link,
             payload: e.payload.clone(),
@@ -79,7 +90,7 @@ impl Facts {
     }
 
     /// Label and value of every fact there is, in the order a reader wants them.
-    pub fn list(&self) -> Vec<(&'static str, &str)> {
+    pub(crate) fn list(&self) -> Vec<(&'static str, &str)> {
         let all = [
             ("Project", self.project.as_deref()),
             ("Environment", self.environment.as_deref()),
@@ -128,10 +139,16 @@ fn url_safe(id: &str) -> String {
 fn headline(what: &str) -> String {
     let known = match what {
         "deployment.requested" => "deployment requested",
-        "deployment.awaiting_approval" | "approval.requested" => "approval wanted",
+        "deployment.awaiting_approval" => "approval wanted",
+        "deployment.awaiting_confirmation" => "confirmation of a wave wanted",
+        "deployment.needs_intervention" => "deployment FAILED on hosts and needs a person",
+        "deployment.plan_changed" => "the plan changed: approvals are void",
+        "deployment.refused" => "deployment could not be planned",
+        "deployment.rollback_impossible" => "ROLLBACK IMPOSSIBLE",
+        "deployment.overridden" => "an unknown host was overridden by a person",
         "deployment.approved" => "deployment approved",
         "deployment.rejected" => "deployment rejected",
-        "deployment.started" | "deployment.running" => "deployment started",
+        "deployment.started" => "deployment started",
         "deployment.succeeded" => "deployment succeeded",
         "deployment.failed" => "deployment FAILED",
         "deployment.paused" => "deployment paused",
@@ -140,7 +157,6 @@ fn headline(what: &str) -> String {
         "deployment.rolled_back" => "deployment rolled back",
         "deployment.expired" => "deployment expired",
         "deployment.cancelled" => "deployment cancelled",
-        "task.unknown" => "a host's state is UNKNOWN",
         "agent.orphan" => "a host runs a task nobody knows",
         "notify.requested" => "message from the flow",
         "notification.dead" => "a notification could not be delivered",
@@ -156,14 +172,15 @@ fn headline(what: &str) -> String {
 
 fn todo(what: &str, severity: Severity) -> Option<&'static str> {
     match (what, severity) {
-        ("deployment.awaiting_approval" | "approval.requested", _) => {
+        ("deployment.awaiting_approval" | "deployment.plan_changed", _) => {
             Some("Review the plan, then approve or reject it in the console or with `windlass approve`.")
         }
-        ("deployment.paused", _) => {
+        ("deployment.awaiting_confirmation", _) => Some("Look at the first hosts, then confirm or abort."),
+        ("deployment.paused" | "deployment.needs_intervention", _) => {
             Some("Decide how it goes on: retry, skip, ignore, exclude the host, abort or roll back.")
         }
         ("deployment.failed", _) => Some("Read the log of the failed host, then retry or roll back."),
-        ("task.unknown", _) => {
+        ("task.settled", Severity::Action) => {
             Some("Look at the host. The lock is held until the agent reports or a person overrides the task.")
         }
         ("agent.orphan", _) => Some("Look at the host: it runs what this installation did not ask for."),
@@ -197,6 +214,24 @@ mod tests {
         }
     }
 
+    fn known() -> Known {
+        Known { version: Some("1.2.0".into()), waiting_on: Some("approval 0 of 1".into()) }
+    }
+
+    #[test]
+    fn what_is_known_fills_in_what_the_event_does_not_say() {
+        let lost = json!({"host": "web1", "outcome": "unknown", "by": "service:executor"});
+        let f = Facts::of(&event("task.settled", lost), &known(), "");
+        assert_eq!(f.title, "shop/prod: host web1: unknown");
+        assert_eq!((f.waiting_on.as_deref(), f.who.as_str()), (Some("approval 0 of 1"), "service:executor"));
+        let f = Facts::of(
+            &event("deployment.aborted", json!({"end": {"who": "ann", "reason": "wrong build"}})),
+            &known(),
+            "",
+        );
+        assert_eq!(f.summary.as_deref(), Some("wrong build"));
+    }
+
     #[test]
     fn the_facts_a_reader_needs_are_found() {
         let e = event(
@@ -204,7 +239,7 @@ mod tests {
             json!({"reason": "2 hosts failed", "failed_hosts": ["web1", "web2"],
             "waiting_on": {"kind": "a_person"}}),
         );
-        let f = Facts::of(&e, Some("1.2.0"), "https://w.example/");
+        let f = Facts::of(&e, &known(), "https://w.example/");
         assert_eq!(f.title, "shop/prod: deployment FAILED");
         assert_eq!(f.summary.as_deref(), Some("2 hosts failed"));
         assert_eq!(f.link, "https://w.example/deployments/0193");
@@ -213,17 +248,20 @@ mod tests {
             assert!(list.contains(&want), "{want:?} in {list:?}");
         }
         assert!(f.todo.is_some());
-        assert_eq!(Facts::of(&event("x.y_z", json!({"version": "9"})), Some("1"), "").version.as_deref(), Some("9"));
+        assert_eq!(Facts::of(&event("x.y_z", json!({"version": "9"})), &known(), "").version.as_deref(), Some("9"));
     }
 
     #[test]
     fn any_payload_and_any_name_give_a_message() {
         for payload in [json!(null), json!(3), json!([1]), json!({"reason": {}, "version": [], "host": null})] {
-            let f = Facts::of(&event("work.host_lost.again", payload), None, "http://w");
+            let f = Facts::of(&event("work.host_lost.again", payload), &Known::default(), "http://w");
             assert_eq!(f.title, "shop/prod: Work: host lost again");
         }
-        let long =
-            Facts::of(&event("a", json!({"title": "t\nBcc: x".repeat(100), "message": "m".repeat(9_999)})), None, "");
+        let long = Facts::of(
+            &event("a", json!({"title": "t\nBcc: x".repeat(100), "message": "m".repeat(9_999)})),
+            &Known::default(),
+            "",
+        );
         assert!(long.title.chars().count() <= 200 && !long.title.contains('\n'));
         assert!(long.summary.expect("summary").chars().count() <= SUMMARY);
     }

@@ -7,10 +7,10 @@ use windlass_domain::{
 
 /// Raised when a notification is given up; the only event about notifications that is itself told, so that a dead
 /// channel is heard of without a loop.
-pub const DEAD: &str = "notification.dead";
+pub(crate) const DEAD: &str = "notification.dead";
 
 /// The channels that hear this event.
-pub fn hearers<'a>(event: &Event, channels: &'a [Channel]) -> Vec<&'a Channel> {
+pub(crate) fn hearers<'a>(event: &Event, channels: &'a [Channel]) -> Vec<&'a Channel> {
     let about_us = event.aggregate == Aggregate::Notification.as_str();
     if about_us && (event.what != DEAD || event.severity != Severity::Alert) {
         return Vec::new();

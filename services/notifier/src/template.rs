@@ -22,26 +22,26 @@ const MAX_DATA: usize = 256 * 1024;
 
 /// A rendered message as stored in its row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Message {
+pub(crate) struct Message {
     /// The markup of `text`.
-    pub markup: String,
+    pub(crate) markup: String,
     /// Plain, one line.
-    pub title: String,
-    pub text: String,
-    pub severity: Severity,
-    pub event: String,
-    pub event_id: EventId,
-    pub link: String,
+    pub(crate) title: String,
+    pub(crate) text: String,
+    pub(crate) severity: Severity,
+    pub(crate) event: String,
+    pub(crate) event_id: EventId,
+    pub(crate) link: String,
     /// Why the channel's own template was not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template_error: Option<String>,
+    pub(crate) template_error: Option<String>,
     /// The event itself, for signed webhooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data: Option<serde_json::Value>,
+    pub(crate) data: Option<serde_json::Value>,
 }
 
 /// Renders an event for a channel. A template that fails never loses the message: the default text is used and says so.
-pub fn render(event: &Event, facts: &Facts, channel: &Channel) -> Message {
+pub(crate) fn render(event: &Event, facts: &Facts, channel: &Channel) -> Message {
     let markup = Markup::of(&channel.provider);
     let (text, template_error) = match &channel.template {
         None => (default_text(markup, facts), None),
@@ -214,5 +214,114 @@ impl std::io::Write for Bounded {
     }
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Known;
+    use serde_json::json;
+    use windlass_domain::catalog::Provider;
+
+    fn event(payload: serde_json::Value) -> Event {
+        Event {
+            id: EventId(uuid::Uuid::nil()),
+            aggregate: "deployment".into(),
+            aggregate_id: "0193".into(),
+            agg_seq: 1,
+            what: "deployment.failed".into(),
+            project: Some("shop".into()),
+            environment: Some("prod".into()),
+            severity: Severity::Alert,
+            actor: "person:ann".into(),
+            at: chrono::DateTime::UNIX_EPOCH,
+            payload,
+            trace: None,
+        }
+    }
+
+    fn channel(provider: serde_json::Value, template: Option<&str>) -> Channel {
+        let provider: Provider = serde_json::from_value(provider).expect("provider");
+        Channel { name: "ops".into(), provider, rules: vec![], template: template.map(Into::into) }
+    }
+
+    fn with(template: &str, payload: serde_json::Value) -> Message {
+        let e = event(payload);
+        let c = channel(json!({"type": "slack", "url": "u"}), Some(template));
+        render(&e, &Facts::of(&e, &Known { version: Some("1.2.0".into()), ..Known::default() }, "https://w"), &c)
+    }
+
+    #[test]
+    fn a_template_sees_the_facts_and_its_own_markup_stands() {
+        let m = with(
+            "<!here> *{{ project }}* {{ version }} {{ payload.list | join('+') }} {{ nothing }}{{ link }}",
+            json!({"list": ["a", "b"]}),
+        );
+        assert_eq!(m.text, "<!here> *shop* 1.2.0 a+b https://w/deployments/0193");
+        assert_eq!(m.template_error, None);
+    }
+
+    #[test]
+    fn no_value_gets_round_the_escape() {
+        let payload = json!({"reason": "<!channel>", "l": ["<!channel>"]});
+        for t in [
+            "{{ summary }}",
+            "{{ summary | upper | lower }}",
+            "{{ summary | e }}",
+            "{{ summary | escape }}",
+            "{{ payload | tojson }}",
+            "{{ payload.l | tojson(indent=2) }}x",
+            "{{ payload.l | join('') }}",
+            "{{ payload.l }}",
+            "{{ '' ~ summary }}",
+            "{% set x %}{{ summary }}{% endset %}{{ x }}",
+            "{% macro m(v) %}{{ v }}{% endmacro %}{{ m(summary) }}",
+            "{% filter lower %}{{ summary }}{% endfilter %}",
+            "{% autoescape false %}{{ summary }}{% endautoescape %}",
+            "{% autoescape 'html' %}{{ summary }}{% endautoescape %}",
+            "{{ summary | safe }}",
+            "{{ summary | replace('x', '') }}",
+            "{{ summary | format }}",
+        ] {
+            let m = with(t, payload.clone());
+            assert!(!m.text.contains("<!channel>"), "{t}: {}", m.text);
+            assert!(m.text.contains("channel"), "{t}: {}", m.text);
+        }
+    }
+
+    #[test]
+    fn a_template_that_fails_still_gives_the_default_text_and_says_why() {
+        for (t, why) in [
+            ("{{ unclosed", "syntax error"),
+            ("{{ summary.a.b.c }}", "undefined"),
+            ("{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}", "fuel"),
+            ("{% for a in range(9000) %}0123456789012345678901234567890123456789{% endfor %}", "write"),
+            ("{{ 'x' * 100000000000 }}", "too large"),
+            ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+            ("{% include 'etc/passwd' %}", "template not found"),
+            ("{{ nope() }}", "unknown function"),
+            ("   ", "empty text"),
+        ] {
+            let m = with(t, json!({"reason": "boom"}));
+            let error = m.template_error.clone().unwrap_or_default();
+            assert!(error.contains(why) && error.contains("`ops`"), "{t}: {error}");
+            assert!(
+                m.text.contains("deployment FAILED") && m.text.contains("boom") && m.text.contains("⚠"),
+                "{t}: {}",
+                m.text
+            );
+        }
+    }
+
+    #[test]
+    fn only_webhooks_carry_the_event_and_never_a_giant_one() {
+        let e = event(json!({"a": "x".repeat(300_000)}));
+        let facts = Facts::of(&e, &Known::default(), "https://w");
+        assert_eq!(render(&e, &facts, &channel(json!({"type": "slack", "url": "u"}), None)).data, None);
+        let data =
+            render(&e, &facts, &channel(json!({"type": "webhook", "url": "u", "sign": "s"}), None)).data.expect("data");
+        assert_eq!(data["data"]["payload"]["left_out"], "the payload is too large");
+        assert_eq!(data["data"]["actor"], "person:ann");
     }
 }

@@ -472,14 +472,6 @@ pub async fn channel_secret(tx: &mut Tx, name: &str) -> Result<Option<Vec<u8>>, 
     sql("SELECT sealed FROM secrets WHERE scope = 'channel' AND name = $1").bind(name).fetch_scalar(tx).await
 }
 
-/// The version that a deployment ships, for messages whose event does not say.
-pub async fn deployment_version(tx: &mut Tx, deployment: Uuid) -> Result<Option<String>, Error> {
-    sql("SELECT r.version FROM deployments d JOIN releases r ON r.id = d.release_id WHERE d.id = $1")
-        .bind(deployment)
-        .fetch_scalar(tx)
-        .await
-}
-
 /// Whether an alert about a channel's dead letters was raised since.
 pub async fn alerted_since(tx: &mut Tx, channel: &str, since: DateTime<Utc>) -> Result<bool, Error> {
     let n: Option<i64> = sql(

@@ -14,14 +14,16 @@ use lettre::{
     },
 };
 use std::time::Duration;
+use tokio::time::timeout;
 use windlass_domain::{catalog::SmtpTls, event::Severity};
 use windlass_runtime::{Outbound, outbound::OutboundError};
 
 const CONNECT: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A mail to send.
 #[derive(Debug)]
-pub struct Mail {
+pub(crate) struct Mail {
     host: String,
     port: u16,
     tls: SmtpTls,
@@ -82,18 +84,27 @@ impl Mail {
         })
     }
 
-    /// Sends it. The caller bounds the time.
-    pub(crate) async fn send(&self, outbound: &Outbound, extra_roots: &[Certificate]) -> Verdict {
-        match self.exchange(outbound, extra_roots).await {
-            Ok(v) => v,
-            Err(Failed::Address(e)) if !e.retryable() => Verdict::permanent(e.to_string()),
-            Err(Failed::Address(e)) => Verdict::retry(chain(&e)),
-            Err(Failed::Smtp(e)) if e.is_permanent() => Verdict::permanent(chain(&e)),
-            Err(Failed::Smtp(e)) => Verdict::retry(chain(&e)),
+    /// Sends it, within the deadline.
+    pub(crate) async fn send(&self, outbound: &Outbound, extra_roots: &[Certificate], deadline: Duration) -> Verdict {
+        match timeout(deadline, self.exchange(outbound, extra_roots)).await {
+            Err(_) => Verdict::retry(format!("no answer within {} s", deadline.as_secs_f64())),
+            Ok(Ok((verdict, mut connection))) => {
+                // The mail is taken or refused by now; how the farewell goes changes nothing.
+                let _ = timeout(FAREWELL, connection.quit()).await;
+                verdict
+            }
+            Ok(Err(Failed::Address(e))) if !e.retryable() => Verdict::permanent(e.to_string()),
+            Ok(Err(Failed::Address(e))) => Verdict::retry(chain(&e)),
+            Ok(Err(Failed::Smtp(e))) if e.is_permanent() => Verdict::permanent(chain(&e)),
+            Ok(Err(Failed::Smtp(e))) => Verdict::retry(chain(&e)),
         }
     }
 
-    async fn exchange(&self, outbound: &Outbound, extra_roots: &[Certificate]) -> Result<Verdict, Failed> {
+    async fn exchange(
+        &self,
+        outbound: &Outbound,
+        extra_roots: &[Certificate],
+    ) -> Result<(Verdict, AsyncSmtpConnection), Failed> {
         // The checked addresses are what is dialled: a second look-up could answer something else.
         let addresses = outbound.resolve(&self.host, self.port).await.map_err(Failed::Address)?;
         let hello = ClientId::default();
@@ -112,10 +123,8 @@ impl Mail {
             let credentials = Credentials::new(user.clone(), password.clone());
             c.auth(&[Mechanism::Plain, Mechanism::Login], &credentials).await?;
         }
-        let verdict = self.transact(&mut c).await;
-        // The mail is accepted or refused by now; how the farewell goes changes nothing.
-        let _ = c.quit().await;
-        verdict
+        let verdict = self.transact(&mut c).await?;
+        Ok((verdict, c))
     }
 
     /// One mail to all recipients. A recipient that is refused does not keep the mail from the others.

@@ -21,7 +21,7 @@ use windlass_runtime::outbound::Response;
 
 /// How one try ended, by the provider's own words. Reasons never hold a URL or a secret once [`mask`](crate::mask)ed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// With a note when only part of the recipients took it.
     Sent { note: Option<String> },
     /// It may work later.
@@ -47,13 +47,13 @@ impl Verdict {
 
 /// What a delivery is made of.
 #[derive(Debug)]
-pub struct Delivery<'a> {
+pub(crate) struct Delivery<'a> {
     /// The dedupe key, the same at every try.
-    pub key: NotificationId,
-    pub message: &'a Message,
+    pub(crate) key: NotificationId,
+    pub(crate) message: &'a Message,
     /// Opened channel secrets by name.
-    pub secrets: &'a BTreeMap<String, String>,
-    pub now: Timestamp,
+    pub(crate) secrets: &'a BTreeMap<String, String>,
+    pub(crate) now: Timestamp,
 }
 
 impl Delivery<'_> {
@@ -64,10 +64,10 @@ impl Delivery<'_> {
 
 /// An HTTP POST to make.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Post {
-    pub url: String,
-    pub headers: Vec<(&'static str, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Post {
+    pub(crate) url: String,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Post {
@@ -78,13 +78,13 @@ impl Post {
 
 /// What to do for a delivery.
 #[derive(Debug)]
-pub enum Job {
+pub(crate) enum Job {
     Http(Post),
     Mail(Box<Mail>),
 }
 
 /// The request of one try. `Err` is a permanent reason.
-pub fn job(provider: &Provider, d: &Delivery<'_>) -> Result<Job, String> {
+pub(crate) fn job(provider: &Provider, d: &Delivery<'_>) -> Result<Job, String> {
     Ok(match provider {
         Provider::Slack { url } => Job::Http(slack::post(d.secret(url), d)),
         Provider::Feishu { url, sign } => {
@@ -108,7 +108,7 @@ pub fn job(provider: &Provider, d: &Delivery<'_>) -> Result<Job, String> {
 }
 
 /// The provider's verdict on an HTTP answer.
-pub fn judge(provider: &Provider, answer: &Answer) -> Verdict {
+pub(crate) fn judge(provider: &Provider, answer: &Answer) -> Verdict {
     match provider {
         Provider::Slack { .. } => slack::judge(answer),
         Provider::Feishu { .. } => feishu::judge(answer),
@@ -121,7 +121,7 @@ pub fn judge(provider: &Provider, answer: &Answer) -> Verdict {
 }
 
 /// The names of the channel secrets a provider needs.
-pub fn secrets_of(provider: &Provider) -> Vec<&str> {
+pub(crate) fn secrets_of(provider: &Provider) -> Vec<&str> {
     match provider {
         Provider::Slack { url } | Provider::Wecom { url } | Provider::Teams { url } => vec![url],
         Provider::Feishu { url, sign } | Provider::Dingtalk { url, sign } => {
@@ -132,7 +132,7 @@ pub fn secrets_of(provider: &Provider) -> Vec<&str> {
     }
 }
 
-pub fn kind(provider: &Provider) -> &'static str {
+pub(crate) fn kind(provider: &Provider) -> &'static str {
     match provider {
         Provider::Slack { .. } => "slack",
         Provider::Feishu { .. } => "feishu",
@@ -147,12 +147,12 @@ pub fn kind(provider: &Provider) -> &'static str {
 /// What a provider lets through: `burst` at once, then `per_second`. Chosen so that burst + a whole window's refill stays
 /// within what the provider documents.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Limit {
-    pub burst: f64,
-    pub per_second: f64,
+pub(crate) struct Limit {
+    pub(crate) burst: f64,
+    pub(crate) per_second: f64,
 }
 
-pub fn limit(provider: &Provider) -> Limit {
+pub(crate) fn limit(provider: &Provider) -> Limit {
     match provider {
         Provider::Slack { .. } => Limit { burst: 1.0, per_second: 1.0 },
         // 100 a minute and 5 a second: 3 + 1.6 in any second, 3 + 96 in any minute.
@@ -166,7 +166,7 @@ pub fn limit(provider: &Provider) -> Limit {
 }
 
 /// Names the far end whose limit is shared: channels that use one URL secret are one robot.
-pub fn rate_key(provider: &Provider) -> String {
+pub(crate) fn rate_key(provider: &Provider) -> String {
     match provider {
         Provider::Email { server, .. } => format!("email:{server}"),
         other => format!("{}:{}", kind(other), secrets_of(other).first().copied().unwrap_or_default()),
@@ -175,14 +175,14 @@ pub fn rate_key(provider: &Provider) -> String {
 
 /// An HTTP answer as the providers read it.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: u16,
-    pub retry_after: Option<Duration>,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn of(r: &Response, now: Timestamp) -> Answer {
+    pub(crate) fn of(r: &Response, now: Timestamp) -> Answer {
         let header = |name: &str| r.headers.get(name).and_then(|v| v.to_str().ok());
         Answer {
             status: r.status,

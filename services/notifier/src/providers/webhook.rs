@@ -1,4 +1,4 @@
-//! Signed webhooks by the Standard Webhooks specification: the event as CloudEvent, with the message's text beside it.
+//! Signed webhooks by the Standard Webhooks specification: the event as `CloudEvent`, the text beside it.
 
 use super::{Answer, Delivery, Post, Verdict, hmac_base64};
 use base64::{

@@ -250,3 +250,37 @@ async fn a_failing_far_end_is_tried_one_at_a_time_and_a_hanging_one_keeps_nobody
     assert_eq!(hangs.seen().len(), 6);
     assert!(stuck.expect("serves").expect("waits") > Duration::from_secs(40));
 }
+
+#[tokio::test]
+async fn a_broken_template_sends_the_default_text_and_stays_visible() {
+    let w = World::sqlite().await;
+    let t = Target::start(Reply::body(200, "ok")).await;
+    w.secret("u", &t.url("/in")).await;
+    let slack = serde_json::json!({"type": "slack", "url": "u"});
+    w.channel_with("ops", slack, serde_json::json!([{}]), Some("{{ oops(")).await;
+    let n = w.notifier(quick()).await;
+    w.failed().await;
+    n.take_events().await.expect("takes");
+    drain(&w, &n, "ops").await;
+    let sent = w.only("ops").await;
+    assert_eq!(sent.state, State::Sent);
+    assert!(sent.last_error.expect("note").contains("template of channel `ops`"));
+    let text = t.seen()[0].body.clone();
+    assert!(text.contains("deployment FAILED") && text.contains("template of channel `ops`"), "{text}");
+}
+
+#[tokio::test]
+async fn a_channel_whose_provider_changed_gets_the_message_in_its_new_form() {
+    let w = World::sqlite().await;
+    let t = Target::start(Reply::status(200)).await;
+    w.channel("ops", serde_json::json!({"type": "slack", "url": "not-set"})).await;
+    let n = w.notifier(quick()).await;
+    let event = w.failed().await;
+    n.take_events().await.expect("takes");
+    n.serve("ops").await.expect("serves");
+    w.hook("ops", &t.url("/in")).await;
+    drain(&w, &n, "ops").await;
+    let body = t.seen()[0].json();
+    assert_eq!(body["data"]["id"], event.to_string());
+    assert!(!body["text"].as_str().expect("text").contains("<https"), "{body}");
+}

@@ -14,7 +14,7 @@ use tokio::{
 use windlass_testkit::eventually;
 
 #[derive(Debug, Clone)]
-pub enum Reply {
+pub(crate) enum Reply {
     Answer {
         status: u16,
         headers: Vec<(&'static str, String)>,
@@ -29,30 +29,30 @@ pub enum Reply {
 }
 
 impl Reply {
-    pub fn status(status: u16) -> Reply {
+    pub(crate) fn status(status: u16) -> Reply {
         Reply::body(status, "")
     }
-    pub fn body(status: u16, body: &str) -> Reply {
+    pub(crate) fn body(status: u16, body: &str) -> Reply {
         Reply::Answer { status, headers: vec![], body: body.into() }
     }
-    pub fn later(status: u16, retry_after: &str) -> Reply {
+    pub(crate) fn later(status: u16, retry_after: &str) -> Reply {
         Reply::Answer { status, headers: vec![("retry-after", retry_after.into())], body: String::new() }
     }
 }
 
 #[derive(Debug, Clone)]
-pub struct Seen {
-    pub path: String,
-    pub query: String,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Seen {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).expect("a JSON body")
     }
 }
@@ -67,8 +67,8 @@ struct State {
 
 /// Ends with the value.
 #[derive(Debug)]
-pub struct Target {
-    pub port: u16,
+pub(crate) struct Target {
+    pub(crate) port: u16,
     state: Arc<State>,
     task: JoinHandle<()>,
 }
@@ -81,7 +81,7 @@ impl Drop for Target {
 
 impl Target {
     /// Answers with `default` once the script is used up.
-    pub async fn start(default: Reply) -> Target {
+    pub(crate) async fn start(default: Reply) -> Target {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("binds");
         let port = listener.local_addr().expect("address").port();
         let state = Arc::new(State {
@@ -100,22 +100,22 @@ impl Target {
         Target { port, state, task }
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
-    pub fn script(&self, replies: impl IntoIterator<Item = Reply>) {
+    pub(crate) fn script(&self, replies: impl IntoIterator<Item = Reply>) {
         self.state.script.lock().expect("lock").extend(replies);
     }
-    pub fn then_always(&self, reply: Reply) {
+    pub(crate) fn then_always(&self, reply: Reply) {
         *self.state.default.lock().expect("lock") = reply;
     }
-    pub fn release(&self, n: usize) {
+    pub(crate) fn release(&self, n: usize) {
         self.state.gate.add_permits(n);
     }
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().expect("lock").clone()
     }
-    pub async fn wait_for(&self, n: usize) -> Vec<Seen> {
+    pub(crate) async fn wait_for(&self, n: usize) -> Vec<Seen> {
         eventually(Duration::from_secs(15), &format!("{n} requests at the target"), async || {
             let seen = self.seen();
             (seen.len() >= n).then_some(seen)

@@ -111,3 +111,11 @@ async fn a_silent_server_costs_one_deadline_a_try() {
     assert_eq!((dead.state, dead.attempts), (State::Dead, 5));
     assert!(dead.last_error.expect("error").contains("no answer within"));
 }
+
+#[tokio::test]
+async fn a_mail_that_was_taken_is_not_sent_again_because_the_farewell_failed() {
+    let sink = Sink::start(Tls::None, Behaviour { no_farewell: true, ..Behaviour::default() });
+    let (sent, _w) = send(&sink, "none", false).await;
+    assert_eq!((sent.state, sent.attempts), (State::Sent, 1));
+    assert_eq!(sink.mails().len(), 1);
+}

@@ -11,45 +11,47 @@ use std::{
     time::Duration,
 };
 
-pub const CERTIFICATE: &str = include_str!("mail.cert.pem");
+pub(crate) const CERTIFICATE: &str = include_str!("mail.cert.pem");
 const KEY: &str = include_str!("mail.key.pem");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tls {
+pub(crate) enum Tls {
     None,
     Starttls,
     Implicit,
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Behaviour {
+pub(crate) struct Behaviour {
     /// Answer to the next mails' DATA, before it is taken as usual.
-    pub data_replies: Vec<&'static str>,
+    pub(crate) data_replies: Vec<&'static str>,
     /// Recipients refused with this answer.
-    pub refuse: Vec<(&'static str, &'static str)>,
-    pub auth_reply: Option<&'static str>,
-    pub hang: bool,
+    pub(crate) refuse: Vec<(&'static str, &'static str)>,
+    pub(crate) auth_reply: Option<&'static str>,
+    pub(crate) hang: bool,
+    /// Takes the mail and then never answers QUIT.
+    pub(crate) no_farewell: bool,
 }
 
 #[derive(Debug, Clone)]
-pub struct Received {
-    pub from: String,
-    pub to: Vec<String>,
-    pub auth: Option<String>,
-    pub encrypted: bool,
-    pub text: String,
+pub(crate) struct Received {
+    pub(crate) from: String,
+    pub(crate) to: Vec<String>,
+    pub(crate) auth: Option<String>,
+    pub(crate) encrypted: bool,
+    pub(crate) text: String,
 }
 
 #[derive(Debug)]
-pub struct Sink {
-    pub port: u16,
-    pub mails: Arc<Mutex<Vec<Received>>>,
+pub(crate) struct Sink {
+    pub(crate) port: u16,
+    pub(crate) mails: Arc<Mutex<Vec<Received>>>,
     /// Every command line that came, in clear or not.
-    pub commands: Arc<Mutex<Vec<String>>>,
+    pub(crate) commands: Arc<Mutex<Vec<String>>>,
 }
 
 impl Sink {
-    pub fn start(tls: Tls, behaviour: Behaviour) -> Sink {
+    pub(crate) fn start(tls: Tls, behaviour: Behaviour) -> Sink {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("binds");
         let port = listener.local_addr().expect("address").port();
         let (mails, commands) = (Arc::<Mutex<Vec<Received>>>::default(), Arc::<Mutex<Vec<String>>>::default());
@@ -67,13 +69,13 @@ impl Sink {
         });
         Sink { port, mails, commands }
     }
-    pub fn server(&self) -> String {
+    pub(crate) fn server(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
-    pub fn mails(&self) -> Vec<Received> {
+    pub(crate) fn mails(&self) -> Vec<Received> {
         self.mails.lock().expect("lock").clone()
     }
-    pub fn commands(&self) -> Vec<String> {
+    pub(crate) fn commands(&self) -> Vec<String> {
         self.commands.lock().expect("lock").clone()
     }
 }
@@ -168,6 +170,8 @@ fn session(
             let received = Received { from: from.clone(), to: to.clone(), auth: auth.clone(), encrypted, text };
             mails.lock().expect("lock").push(received);
             say(&mut wire, scripted.unwrap_or("250 taken"))?;
+        } else if upper == "QUIT" && b.no_farewell {
+            continue;
         } else if upper == "QUIT" {
             return say(&mut wire, "221 bye");
         } else {
