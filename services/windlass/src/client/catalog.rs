@@ -144,6 +144,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_demos_catalog_reads() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ops/demo.d/catalog.yaml");
+        let text = std::fs::read_to_string(path).expect("the file is in the checkout");
+        let documents = windlass_domain::catalog::read(&text).expect("no errors");
+        assert_eq!(documents.len(), 5);
+    }
+
+    #[test]
     fn a_file_has_the_digest_that_sha256sum_prints() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("x");
