@@ -40,7 +40,8 @@ impl std::error::Error for Problem {}
 
 /// ` (did you mean ...?)` when a known word is near, else nothing.
 pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let limit = (word.chars().count() / 3).max(1);
+    // Two slips, or one in a short word: letters changed places count as two.
+    let limit = if word.chars().count() < 4 { 1 } else { 2 };
     known
         .into_iter()
         .map(|k| (distance(word, k), k))

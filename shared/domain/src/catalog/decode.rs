@@ -6,7 +6,9 @@ use crate::{
 };
 use serde::{
     Deserialize,
-    de::{self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor},
+    de::{
+        self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
+    },
 };
 use std::fmt;
 
@@ -188,7 +190,7 @@ impl<'n> SeqAccess<'n> for Items<'n, '_> {
         let Some(node) = self.items.next() else { return Ok(None) };
         let path = format!("{}[{}]", self.path, self.index);
         self.index += 1;
-        seed.deserialize(At { node, skip: &[], path }).map(Some)
+        seed.deserialize(At { node, skip: &[], path: path.clone() }).map(Some).map_err(|e| e.at(node.place, &path))
     }
 }
 
@@ -218,6 +220,8 @@ impl<'n> MapAccess<'n> for Entries<'n, '_> {
 
     fn next_value_seed<T: DeserializeSeed<'n>>(&mut self, seed: T) -> Result<T::Value, Error> {
         let Some((key, node)) = self.value.take() else { return Err(de::Error::custom("a value without a key")) };
-        seed.deserialize(At { node, skip: &[], path: join(self.path, &shorten(&key.name)) })
+        let path = join(self.path, &shorten(&key.name));
+        // What serde buffers (types with a tag) fails after the node was read.
+        seed.deserialize(At { node, skip: &[], path: path.clone() }).map_err(|e| e.at(node.place, &path))
     }
 }

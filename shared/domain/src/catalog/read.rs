@@ -141,13 +141,11 @@ fn read_one(node: &Node, source: &str, problems: &mut Problems) -> Option<Item> 
             c.policy(&p);
             Item::Policy(p)
         }),
-        Kind::Channel => {
-            let known = c.provider_keys();
-            c.decode::<Channel>().filter(|_| known).map(|x| {
-                c.channel(&x);
-                Item::Channel(x)
-            })
-        }
+        Kind::Channel if !c.provider_keys() => None,
+        Kind::Channel => c.decode::<Channel>().map(|x| {
+            c.channel(&x);
+            Item::Channel(x)
+        }),
         Kind::Flow => None,
     }
 }
@@ -230,7 +228,11 @@ impl<'n> Checks<'n, '_> {
                 Err(e) => self.wrong(&["hooks", "generic", key], e.to_string()),
                 Ok(roots) => {
                     if let Some(r) = roots.iter().find(|r| !["body", "headers"].contains(&r.as_str())) {
-                        let text = format!("`{}` reads `{}`; only `body` and `headers` exist here", shorten(source), shorten(r));
+                        let text = format!(
+                            "`{}` reads `{}`; only `body` and `headers` exist here",
+                            shorten(source),
+                            shorten(r)
+                        );
                         self.wrong(&["hooks", "generic", key], text);
                     }
                 }
@@ -283,7 +285,8 @@ impl<'n> Checks<'n, '_> {
                 && s.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b'/'))
         };
         for (k, _) in h.labels.iter().filter(|(k, v)| !fits(k) || !fits(v)) {
-            let text = "a label's name and value have letters, digits, `.`, `_`, `-` and `/`, as selectors can name no others";
+            let text =
+                "a label's name and value have letters, digits, `.`, `_`, `-` and `/`, as selectors can name no others";
             self.wrong(&["labels", k], text);
         }
         self.values(&["values"], &h.values);
@@ -299,7 +302,10 @@ impl<'n> Checks<'n, '_> {
             let i = i.to_string();
             self.rule(&i, r);
             if !seen.insert(&r.name) {
-                self.wrong(&["approvals", &i, "name"], format!("`{}` is used twice; name each rule differently", shorten(&r.name)));
+                self.wrong(
+                    &["approvals", &i, "name"],
+                    format!("`{}` is used twice; name each rule differently", shorten(&r.name)),
+                );
             }
         }
         if p.expires_s == Some(0) {

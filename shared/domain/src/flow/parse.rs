@@ -220,7 +220,7 @@ struct Reader<'p> {
 
 /// A `needs` entry with its place, to be resolved when all ids are known.
 struct Need {
-    step: usize,
+    by: Option<String>,
     on: String,
     place: Place,
     path: String,
@@ -238,7 +238,7 @@ impl Reader<'_> {
         let mut places = Vec::new();
         for (i, n) in items.iter().enumerate() {
             let path = format!("{path}[{i}]");
-            let Some((step, id_place)) = self.step(n, &path, steps.len(), &mut needs) else { continue };
+            let Some((step, id_place)) = self.step(n, &path, &mut needs) else { continue };
             if steps.iter().any(|s| s.id == step.id) {
                 let text = format!("the id `{}` is used twice; give each step its own", shorten(&step.id));
                 self.problems.add(id_place, &yaml::join(&path, "id"), text);
@@ -275,7 +275,7 @@ impl Reader<'_> {
 
     fn needs(&mut self, steps: &[Step], needs: Vec<Need>) {
         for n in needs {
-            if steps[n.step].id == n.on {
+            if n.by.as_ref() == Some(&n.on) {
                 self.problems.add(n.place, &n.path, "a step cannot need itself; remove it");
             } else if !steps.iter().any(|s| s.id == n.on) {
                 let ids: Vec<&str> = steps.iter().map(|s| s.id.as_str()).collect();
@@ -286,7 +286,7 @@ impl Reader<'_> {
         }
     }
 
-    fn step(&mut self, node: &Node, path: &str, index: usize, needs: &mut Vec<Need>) -> Option<(Step, Place)> {
+    fn step(&mut self, node: &Node, path: &str, needs: &mut Vec<Need>) -> Option<(Step, Place)> {
         let mut f = Fields::of(node, path, "a step", self.problems)?;
         let id_place = f.take("id").map_or(f.place, |n| n.place);
         let id = read_name(&mut f, "id", self.problems);
@@ -308,7 +308,7 @@ impl Reader<'_> {
                 let path = format!("{path}[{i}]");
                 match item.as_word() {
                     Some(t) if !on.contains(&t) => {
-                        needs.push(Need { step: index, on: t.clone(), place: item.place, path });
+                        needs.push(Need { by: id.clone(), on: t.clone(), place: item.place, path });
                         on.push(t);
                     }
                     Some(_) => self.problems.add(item.place, &path, "is listed twice; keep one"),
