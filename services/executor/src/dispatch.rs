@@ -5,7 +5,10 @@
 //! started although they should have been (no agent, not reachable, refused): a wave that skips hosts is not a good wave.
 //! Hosts the budget itself held back, and hosts an abort stopped, do not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use windlass_contracts::frames::RefuseCode;
 use windlass_domain::{
     Timestamp,
@@ -23,6 +26,8 @@ const OVER_BUDGET: &str = "not started: more hosts failed than the rollout allow
 #[derive(Debug, Clone)]
 pub(crate) struct Board {
     pub(crate) wave: WaveWork,
+    /// Ids of the steps of each host's task, by index.
+    pub(crate) steps: BTreeMap<String, Arc<Vec<String>>>,
     pub(crate) tasks: BTreeMap<TaskId, StoredTask>,
 }
 
@@ -120,7 +125,8 @@ impl Decision {
         let next = before.apply(input, now)?;
         let row = self.inserted.get(&id).or_else(|| board.tasks.get(&id));
         if let Some(row) = row {
-            self.events.extend(events_of(&before, &next, &row.step, actor));
+            let steps = board.steps.get(&next.host).map(|s| s.as_slice()).unwrap_or_default();
+            self.events.extend(events_of(&before, &next, &row.step, steps, actor));
         }
         if let Some(new) = self.inserted.get_mut(&id) {
             new.task = next;
@@ -310,7 +316,7 @@ pub(crate) fn result(wave: &WaveWork, tasks: &BTreeMap<TaskId, StoredTask>) -> O
 }
 
 /// What a change of a task tells the world.
-pub(crate) fn events_of(before: &Task, after: &Task, step: &str, actor: &str) -> Vec<Draft> {
+pub(crate) fn events_of(before: &Task, after: &Task, step: &str, steps: &[String], actor: &str) -> Vec<Draft> {
     let mut out = Vec::new();
     let base = |extra: serde_json::Value| {
         let mut p = serde_json::json!({
@@ -397,13 +403,10 @@ mod tests {
                 blocked: None,
             })
             .collect();
-        (
-            Board {
-                wave: WaveWork { step: "roll".into(), wave: 0, hosts, parallel, max_failures },
-                tasks: BTreeMap::new(),
-            },
-            new,
-        )
+        {
+            let wave = WaveWork { step: "roll".into(), wave: 0, hosts, parallel, max_failures };
+            (Board { wave, steps: BTreeMap::new(), tasks: BTreeMap::new() }, new)
+        }
     }
 
     fn commit(board: &mut Board, d: &Decision) {

@@ -97,6 +97,7 @@ pub(crate) async fn apply(
     if agent.is_some() && row.task.agent != agent {
         return Ok(Late::WrongAgent);
     }
+    let steps = step_names(shared, &row).await?;
     let mut tx = shared.ctx.store.write().await?;
     let now = tx.now().await?;
     if let Err(why) = row.task.apply(input.clone(), now) {
@@ -112,7 +113,7 @@ pub(crate) async fn apply(
         Err(why) => return Ok(Late::Refused(why)),
     };
     let WorkSpec::Wave(wave) = &stored.work.spec else { return Ok(Late::NoTask) };
-    let drafts = dispatch::events_of(&row.task, &next, &row.step, actor);
+    let drafts = dispatch::events_of(&row.task, &next, &row.step, &steps, actor);
     let changed_state = row.task.state != next.state;
     tasks::store(&mut tx, &row, next, epoch, now).await?;
     for draft in drafts {
@@ -130,6 +131,13 @@ pub(crate) async fn apply(
     tx.commit().await?;
     shared.ctx.bus.ring(subjects::WORK_SETTLED, stored.work.deployment.to_string()).await;
     Ok(Late::Applied)
+}
+
+/// Names of the task's steps, for the events.
+async fn step_names(shared: &Shared, row: &tasks::StoredTask) -> Result<Arc<Vec<String>>, Error> {
+    let Some(w) = works::get(&mut shared.ctx.store.read().await?, row.work).await? else { return Ok(Arc::default()) };
+    let view = shared.plans.get(&shared.ctx.store, row.deployment, &w.work.plan_digest).await?;
+    Ok(view.map(|v| crate::logs::step_names(&v, &row.step, &row.task.host)).unwrap_or_default())
 }
 
 /// Applies the overrides people have given.

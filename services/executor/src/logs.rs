@@ -210,7 +210,7 @@ impl Writer {
         let (true, Some(stored)) = (settled, stored) else { return Ok(None) };
         let view = shared.plans.get(&shared.ctx.store, row.deployment, &stored.work.plan_digest).await?;
         let steps = match (&stored.work.spec, &view) {
-            (WorkSpec::Wave(w), Ok(view)) => step_names(view, &w.step),
+            (WorkSpec::Wave(w), Ok(view)) => step_names(view, &w.step, &row.task.host),
             _ => Arc::default(),
         };
         let meta = LogMeta { deployment: row.deployment, agent, host: row.task.host, steps };
@@ -220,9 +220,9 @@ impl Writer {
     }
 }
 
-/// Ids of a rollout's steps, by index.
-pub(crate) fn step_names(view: &PlanView, step: &str) -> Arc<Vec<String>> {
-    Arc::new(view.rollout(step).map(|r| r.steps.iter().map(|s| s.id.clone()).collect()).unwrap_or_default())
+/// Ids of the steps of a host's task, by index; empty when the plan has no such task.
+pub(crate) fn step_names(view: &PlanView, step: &str, host: &str) -> Arc<Vec<String>> {
+    Arc::new(view.offer(step, host).map(|o| o.0.steps.iter().map(|s| s.id.clone()).collect()).unwrap_or_default())
 }
 
 trait Take {

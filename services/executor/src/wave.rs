@@ -57,7 +57,6 @@ pub(crate) struct Wave {
     claim: Claim,
     lease: Lease,
     plan: Result<Arc<PlanView>, PlanProblem>,
-    steps: Arc<Vec<String>>,
     board: Board,
     /// Hosts that have no task yet.
     missing: VecDeque<WaveHost>,
@@ -94,10 +93,14 @@ impl Wave {
             }
         };
         let (to_inbox, inbox) = mpsc::channel(INBOX);
-        let steps = plan.as_ref().map(|p| step_names(p, &wave.step)).unwrap_or_default();
+        let steps = wave.hosts.iter().filter_map(|h| {
+            let view = plan.as_ref().ok()?;
+            Some((h.host.clone(), step_names(view, &wave.step, &h.host)))
+        });
+        let steps: BTreeMap<String, Arc<Vec<String>>> = steps.collect();
         let trace = telemetry::traceparent_of_current().or_else(|| claim.work.trace.clone());
         let mut me = Wave {
-            board: Board { wave, tasks: BTreeMap::new() },
+            board: Board { wave, steps, tasks: BTreeMap::new() },
             missing: VecDeque::new(),
             desired: claim.work.desired,
             timers: HashMap::new(),
@@ -106,7 +109,6 @@ impl Wave {
             claim,
             lease,
             plan,
-            steps,
             inbox,
             to_inbox,
             trace,
@@ -216,7 +218,7 @@ impl Wave {
                 deployment: row.deployment,
                 agent,
                 host: row.task.host.clone(),
-                steps: Arc::clone(&self.steps),
+                steps: self.board.steps.get(&row.task.host).cloned().unwrap_or_default(),
             };
             self.shared.logs.adopt(id, meta);
         }
@@ -224,10 +226,11 @@ impl Wave {
 
     fn read(&mut self, signals: &mut Vec<Signal>) -> Vec<Input> {
         let mut inputs = Vec::with_capacity(signals.len());
-        let steps = self.steps.len();
         for s in signals.drain(..) {
             match s {
                 Signal::Said { task, instance, say } => {
+                    let host = self.board.tasks.get(&task).map(|t| t.task.host.as_str());
+                    let steps = host.and_then(|h| self.board.steps.get(h)).map_or(0, |s| s.len());
                     let fits = match &say {
                         Say::Step(s) => (s.index as usize) < steps,
                         Say::Result(r) => r.steps.iter().all(|s| (s.index as usize) < steps),
