@@ -92,8 +92,11 @@ pub fn unpack(
         }
         state.entry(e, budget, stop)?;
     }
-    state.done.synced = state.done.entries <= SYNC_SINGLY;
-    Ok(state.done)
+    let mut done = state.done;
+    done.synced = done.entries <= SYNC_SINGLY;
+    // The end of the compressed stream holds its checksum; the tar reader stops before it.
+    io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(ArchiveError::Read)?;
+    Ok(done)
 }
 
 /// Stops reading at its limit with an error, so that a bomb in the headers (long names, sparse maps) ends too.
@@ -188,7 +191,7 @@ impl State<'_> {
             }
             EntryType::Link => {
                 let target = link_name(&e).ok_or_else(|| refused("it is a link to nothing"))?;
-                let target = self.inside(&target).map_err(|_| refused("its hard link leads out of the archive"))?;
+                let target = self.inside(&target).map_err(refused)?;
                 let is_file = self.to.symlink_metadata(&target).is_ok_and(|m| m.is_file());
                 if !is_file {
                     return Err(refused("its hard link does not name an earlier file of the archive"));

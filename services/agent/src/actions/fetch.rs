@@ -235,7 +235,8 @@ fn place(
         let marker = Marker { digest: digest.to_owned(), size, entries: n.entries, unpacked_at: chrono::Utc::now() };
         // Everything of the release is durable before the marker's directory gets its name.
         if !n.synced {
-            rustix::fs::syncfs(&dir).map_err(|e| say("sync", &e.into()))?;
+            let open = File::open(&tmp).map_err(|e| say("sync", &e))?;
+            rustix::fs::syncfs(open).map_err(|e| say("sync", &e.into()))?;
         }
         let text = serde_json::to_vec(&marker).map_err(|e| format!("cannot write the marker: {e}"))?;
         files::write_atomic(&tmp.join(MARKER), &text, 0o644).map_err(|e| say("mark", &e))?;

@@ -83,5 +83,6 @@ fn put(base: &Path, rest: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         let _ = dir.remove_file(&tmp);
     }
     written?;
-    Ok(rustix::fs::fsync(&dir)?)
+    // The directory handle is for paths only; a sync needs one that is open.
+    dir.open(".")?.sync_all()
 }

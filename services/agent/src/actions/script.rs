@@ -86,7 +86,7 @@ fn as_user(ctx: &Context, user: &str, file: &Path, argv: Vec<String>) -> Result<
         return Err(format!("`user: {user}` needs an agent that runs as root; this one does not"));
     }
     if !ctx.spec.run_as.iter().any(|u| u == user) {
-        return Err(format!("this host's policy does not allow scripts as {user}; add it to `run_as` in policy.yaml"));
+        return Err(format!("this host's policy does not allow `user: {user}`; add it to `run_as` in policy.yaml"));
     }
     let passwd = std::fs::read_to_string("/etc/passwd").map_err(|e| format!("cannot read /etc/passwd: {e}"))?;
     let ids = passwd.lines().find_map(|l| {

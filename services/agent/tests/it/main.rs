@@ -1,1 +1,8 @@
+//! The agent as hosts run it: the real binary, real processes, a real NATS server, and a scripted control plane.
 
+mod archives;
+mod control;
+mod frames;
+mod life;
+mod steps;
+mod stop;
