@@ -1,6 +1,7 @@
 //! End to end, on real servers: the journeys, crashes, races, bad input, and the rules of the house that run as tests.
 
 mod audit;
+mod browser;
 mod crash;
 mod hostile;
 mod journey;
