@@ -14,7 +14,7 @@ use std::{
     path::Path,
 };
 use windlass_contracts::audit::{
-    note::{Checkpoint, PublicKey},
+    note::{Checkpoint, PublicKey, last_in},
     story::Act,
     verify::{Report, verify_export},
 };
@@ -41,7 +41,9 @@ fn verify(export: &Path, key: &Path, since: Option<&Path>, out: Out) -> Result<(
     let public: PublicKey = text.trim().parse().map_err(|e| Error::Usage(format!("{}: {e}", key.display())))?;
     let earlier = since
         .map(|p| std::fs::read_to_string(p).map_err(file_error(p, "the earlier checkpoint cannot be read")))
-        .transpose()?;
+        .transpose()?
+        // The auditor's own file of checkpoints will do: its last one counts.
+        .map(|text| last_in(&text).unwrap_or(text));
     let file = File::open(export).map_err(file_error(export, "the export cannot be read"))?;
     let report = verify_export(BufReader::new(file), &public, earlier.as_deref())
         .map_err(|e| Error::Usage(super::error::chain(&e)))?;

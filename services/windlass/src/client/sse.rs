@@ -23,6 +23,8 @@ struct Parser {
     buffer: Vec<u8>,
     current: Message,
     has_data: bool,
+    /// Of the event that is being read; it counts once the event is whole.
+    id: Option<String>,
     last_id: Option<String>,
 }
 
@@ -36,6 +38,7 @@ impl Parser {
             let line = line.trim_end_matches(['\n', '\r']);
             if line.is_empty() {
                 let m = std::mem::take(&mut self.current);
+                self.last_id = self.id.take().or(self.last_id.take());
                 if std::mem::take(&mut self.has_data) {
                     out.push(m);
                 }
@@ -45,7 +48,7 @@ impl Parser {
             let value = value.strip_prefix(' ').unwrap_or(value);
             match field {
                 "event" => self.current.event = value.to_owned(),
-                "id" if !value.contains('\0') => self.last_id = Some(value.to_owned()),
+                "id" if !value.contains('\0') => self.id = Some(value.to_owned()),
                 "data" => {
                     if std::mem::replace(&mut self.has_data, true) {
                         self.current.data.push('\n');
@@ -117,6 +120,7 @@ pub(crate) async fn read(
         parser.buffer.clear();
         parser.current = Message::default();
         parser.has_data = false;
+        parser.id = None;
         tokio::time::timeout_at(deadline, tokio::time::sleep(pause)).await.map_err(|_| late())?;
         pause = (pause * 2).min(Duration::from_secs(5));
     }
@@ -125,6 +129,56 @@ pub(crate) async fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::client::config::Target;
+    use std::io::{BufRead, BufReader, Write};
+
+    /// A server that answers each connection with the next of `parts` and then hangs up; gives what ids it was asked after.
+    fn server(parts: Vec<&'static str>) -> (String, std::thread::JoinHandle<Vec<Option<String>>>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+        let url = format!("http://{}", listener.local_addr().expect("address"));
+        let thread = std::thread::spawn(move || {
+            let one = |part: &str| {
+                let (mut stream, _) = listener.accept().expect("a connection");
+                let mut asked = None;
+                for line in BufReader::new(stream.try_clone().expect("clone")).lines() {
+                    let line = line.expect("a line");
+                    if let Some(id) = line.to_lowercase().strip_prefix("last-event-id: ") {
+                        asked = Some(id.to_owned());
+                    }
+                    if line.is_empty() {
+                        break;
+                    }
+                }
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+                stream.write_all(format!("{head}{part}").as_bytes()).expect("answer");
+                asked
+            };
+            parts.into_iter().map(one).collect()
+        });
+        (url, thread)
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_goes_on_after_the_last_whole_event() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let parts =
+            vec!["id: 1\ndata: a\n\nid: 2\ndata: b\n\nid: 3\ndata: ha", "id: 3\ndata: c\n\nevent: end\ndata: {}\n\n"];
+        let (server, thread) = server(parts);
+        let api = Api::new(Target { server, token: None }).expect("client");
+        let mut got = vec![];
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let ended = read(&api, "/x", deadline, |m| {
+            if m.event == "end" {
+                return Ok(Next::Done);
+            }
+            got.push(m.data);
+            Ok(Next::More)
+        });
+        ended.await.expect("reads to the end");
+        assert_eq!(got, ["a", "b", "c"]);
+        assert_eq!(thread.join().expect("server"), [None, Some("2".to_owned())]);
+    }
 
     const TEXT: &[u8] =
         b": hello\nretry: 5\n\nid: 7\nevent: log\ndata: {\"a\":\ndata: 1}\n\nid: 8\r\ndata: x\r\n\r\nevent: empty\n\n";

@@ -116,7 +116,7 @@ fn banner(record: &Record) {
     println!(
         "  stop it      ./ops/down   or   {} down --state {}",
         short(&bin),
-        short(&record.token_file.with_file_name(""))
+        short(record.token_file.parent().unwrap_or(Path::new(".")))
     );
 }
 
@@ -217,9 +217,10 @@ async fn foreground(args: UpArgs, state: &Path) -> Result<(), Error> {
     stop.cancel();
     let tracker = fleet.tracker();
     shutdown::Sequence::new().group("agents", agents_stop, tracker, STOP).stop().await;
-    running.into_sequence().group("nats-server", nats_stop, nats_tracker, STOP).stop().await;
+    running.into_sequence().stop().await;
     ctx.bus.close().await;
     ctx.store.close().await;
+    shutdown::Sequence::new().group("nats-server", nats_stop, nats_tracker, STOP).stop().await;
     guard.flush();
     ended
 }
