@@ -5,7 +5,10 @@
 use crate::{Bus, Context, wake::Backoff};
 use futures::{StreamExt, stream};
 use std::time::Duration;
-use tokio::{sync::broadcast::error::RecvError, time::MissedTickBehavior};
+use tokio::{
+    sync::broadcast::error::RecvError,
+    time::{Instant, MissedTickBehavior},
+};
 use windlass_contracts::{envelope::CloudEvent, subjects};
 use windlass_domain::{event::Event, ids::EventId};
 use windlass_runtime::telemetry::chain;
@@ -34,7 +37,14 @@ pub async fn relay(ctx: Context) {
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut retry_at: Option<Instant> = None;
     loop {
+        let retry = async {
+            match retry_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let work = tokio::select! {
             () = ctx.shutdown.cancelled() => return,
             // After an outage everything in the queue is overdue, however young.
@@ -51,11 +61,14 @@ pub async fn relay(ctx: Context) {
                 Err(RecvError::Lagged(_)) => Work::Drain(Duration::ZERO),
                 Err(RecvError::Closed) => return,
             },
+            () = retry => Work::Drain(Duration::ZERO),
             _ = sweep.tick() => Work::Drain(STALE),
         };
+        // Only a pass over the table shows that nothing was left behind.
+        let whole = matches!(work, Work::Drain(age) if age.is_zero());
         let pass = async {
             match work {
-                Work::Publish(events) => publish(&ctx.store, &ctx.bus, &events).await.map(drop),
+                Work::Publish(events) => publish(&ctx.store, &ctx.bus, &events).await,
                 Work::Drain(age) => drain(&ctx.store, &ctx.bus, age).await,
             }
         };
@@ -63,21 +76,28 @@ pub async fn relay(ctx: Context) {
             () = ctx.shutdown.cancelled() => return,
             r = pass => r,
         };
-        match result {
-            Ok(()) => backoff.reset(),
+        retry_at = match result {
+            Ok(0) if whole => {
+                backoff.reset();
+                None
+            }
+            Ok(0) => retry_at,
+            // With the connection down, its return is what to wait for.
+            Ok(_) if !ctx.bus.is_up() => None,
+            Ok(left) => {
+                tracing::debug!(left, "events not confirmed; they stay in the queue");
+                Some(Instant::now() + backoff.next())
+            }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "events not relayed; they stay in the queue");
-                tokio::select! {
-                    () = ctx.shutdown.cancelled() => return,
-                    () = tokio::time::sleep(backoff.next()) => {}
-                }
+                Some(Instant::now() + backoff.next())
             }
-        }
+        };
     }
 }
 
-/// Publishes what has been in the queue for `age`, whoever put it there.
-async fn drain(store: &Store, bus: &Bus, age: Duration) -> Result<(), windlass_store::Error> {
+/// Publishes what has been in the queue for `age`, whoever put it there. Returns how many were found and not confirmed.
+async fn drain(store: &Store, bus: &Bus, age: Duration) -> Result<usize, windlass_store::Error> {
     while bus.is_up() {
         let mut c = store.read().await?;
         let older = c.now().await? - age;
@@ -86,10 +106,10 @@ async fn drain(store: &Store, bus: &Bus, age: Duration) -> Result<(), windlass_s
         let n = stale.len();
         let left = publish(store, bus, &stale).await?;
         if n < BATCH || left > 0 {
-            break;
+            return Ok(left);
         }
     }
-    Ok(())
+    Ok(0)
 }
 
 /// Publishes, then takes what was confirmed off the queue. Returns how many were not.
