@@ -43,7 +43,7 @@ impl PlanTree {
         let tree = Tree::new(leaves);
         let root = tree.root();
         let digest = PlanDigest {
-            digest: combine(&body.to_string(), &root.to_string()),
+            digest: combine(&body.to_string(), &root.to_string(), tree.size()),
             body: body.to_string(),
             root: root.to_string(),
             leaves: tree.size(),
@@ -90,8 +90,8 @@ fn spec_hash(spec: &TaskSpec) -> Option<Hash> {
     Some(leaf_hash(canonical_json(spec)?.as_bytes()))
 }
 
-fn combine(body: &str, root: &str) -> String {
-    let hash = Hash(Sha256::digest(format!("windlass-plan-v1\n{body}\n{root}")).into());
+fn combine(body: &str, root: &str, leaves: u64) -> String {
+    let hash = Hash(Sha256::digest(format!("windlass-plan-v1\n{body}\n{root}\n{leaves}")).into());
     format!("sha256:{hash}")
 }
 
@@ -102,5 +102,5 @@ pub fn verify_spec(spec: &TaskSpec, proof: &SpecProof) -> bool {
     let (Ok(_), Ok(root)) = (d.body.parse::<Hash>(), d.root.parse::<Hash>()) else { return false };
     let Ok(path) = proof.path.iter().map(|h| h.parse()).collect::<Result<Vec<Hash>, _>>() else { return false };
     let Some(leaf) = spec_hash(spec) else { return false };
-    combine(&d.body, &d.root) == d.digest && verify_inclusion(&leaf, proof.index, d.leaves, &path, &root)
+    combine(&d.body, &d.root, d.leaves) == d.digest && verify_inclusion(&leaf, proof.index, d.leaves, &path, &root)
 }

@@ -1,9 +1,10 @@
 //! Plans: the full computed preview of a deployment, and its digest. Approving, running and auditing all name that digest.
 //!
-//! `digest = sha256("windlass-plan-v1\n" + body_digest + "\n" + root)`, where `body_digest` is the SHA-256 of the plan's
-//! canonical JSON and `root` the RFC 6962 Merkle root over the canonical JSON of every [`TaskSpec`](crate::task::TaskSpec)
-//! (rollouts in plan order, hosts in wave order). An agent that holds the approved digest can so check with a short proof
-//! that the task it is offered is one a person approved, without seeing the whole plan.
+//! `digest = sha256("windlass-plan-v1\n" + body_digest + "\n" + root + "\n" + number of leaves)`, where `body_digest` is
+//! the SHA-256 of the plan's canonical JSON and `root` the RFC 6962 Merkle root over the canonical JSON of every
+//! [`TaskSpec`](crate::task::TaskSpec) (rollouts in plan order, hosts in wave order). An agent that holds the approved
+//! digest can so check with a short proof that the task it is offered is one a person approved, without seeing the whole
+//! plan.
 
 mod build;
 mod canonical;
