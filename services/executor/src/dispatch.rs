@@ -338,8 +338,9 @@ pub(crate) fn events_of(before: &Task, after: &Task, step: &str, steps: &[String
             continue;
         }
         let ms = (s.ended_at - s.started_at).num_milliseconds().max(0);
-        let payload =
-            base(serde_json::json!({ "index": s.index, "outcome": s.outcome, "ms": ms, "exit_code": s.exit_code }));
+        let payload = base(
+            serde_json::json!({ "index": s.index, "name": steps.get(s.index as usize), "outcome": s.outcome, "ms": ms, "exit_code": s.exit_code }),
+        );
         add("step.finished", Severity::Info, payload);
     }
     if before.state != after.state && after.state.is_settled() {

@@ -7,7 +7,7 @@ use std::{
 use windlass_domain::{
     approval::Approval,
     ids::DeploymentId,
-    plan::{Plan, PlanRollout, PlanStepKind, PlanTree, SpecProof},
+    plan::{Plan, PlanStepKind, PlanTree, SpecProof},
     task::TaskSpec,
 };
 use windlass_store::{Store, deployments, tasks};
@@ -27,6 +27,9 @@ pub(crate) enum PlanProblem {
     Spec { host: String, reason: String },
 }
 
+/// By step and host.
+type Offers = HashMap<(String, String), Arc<(TaskSpec, SpecProof)>>;
+
 /// A plan with its approvals and the hash tree that proves its task specs.
 #[derive(Debug)]
 pub(crate) struct PlanView {
@@ -34,7 +37,7 @@ pub(crate) struct PlanView {
     pub(crate) approvals: Vec<Approval>,
     tree: PlanTree,
     /// Specs as far as they were asked for: an offer may be sent many times.
-    offers: Mutex<HashMap<(String, String), Arc<(TaskSpec, SpecProof)>>>,
+    offers: Mutex<Offers>,
 }
 
 impl PlanView {
@@ -56,13 +59,6 @@ impl PlanView {
         let offer = Arc::new(self.tree.offer(&self.plan, step, index).map_err(spec)?);
         offers().insert(key, Arc::clone(&offer));
         Ok(offer)
-    }
-
-    pub(crate) fn rollout(&self, step: &str) -> Result<&PlanRollout, PlanProblem> {
-        match self.plan.steps.iter().find(|s| s.id == step).map(|s| &s.kind) {
-            Some(PlanStepKind::Rollout(r)) => Ok(r),
-            _ => Err(PlanProblem::Unknown { what: "rollout", name: step.into() }),
-        }
     }
 
     /// Action, parameters and timeout of a central step.

@@ -130,12 +130,14 @@ pub(crate) enum Delivery {
     Full,
 }
 
+type Routes = HashMap<TaskId, (Option<AgentId>, mpsc::Sender<Signal>)>;
+
 /// Tasks driven by this process.
 #[derive(Debug, Default)]
-pub(crate) struct Router(Mutex<HashMap<TaskId, (Option<AgentId>, mpsc::Sender<Signal>)>>);
+pub(crate) struct Router(Mutex<Routes>);
 
 impl Router {
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, (Option<AgentId>, mpsc::Sender<Signal>)>> {
+    fn lock(&self) -> MutexGuard<'_, Routes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -280,15 +280,15 @@ impl Wave {
                 Some(Input::TimedOut { task: t.id, reason })
             }
             TaskState::Granted => {
-                let seen = seen?;
-                if t.granted.as_ref().is_some_and(|g| g.instance != seen.instance) {
+                // A revoked agent is not seen any more, whatever it sends.
+                if seen.as_ref().zip(t.granted.as_ref()).is_some_and(|(s, g)| g.instance != s.instance) {
                     let reason = format!(
                         "another agent journal answers for host {}: it was installed anew or its agent's state was lost",
                         t.host
                     );
                     return Some(Input::Silent { task: t.id, reason });
                 }
-                let since = seen.at.max(t.granted_at?).max(self.listening_since);
+                let since = seen.map_or(self.listening_since, |s| s.at).max(t.granted_at?).max(self.listening_since);
                 over(since, settings.unknown_s.get()).then(|| Input::Silent {
                     task: t.id,
                     reason: format!(

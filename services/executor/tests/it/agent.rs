@@ -17,42 +17,43 @@ use windlass_domain::{
 };
 
 #[derive(Debug, Clone)]
-pub enum Phase {
+pub(crate) enum Phase {
     Accepted { nonce: String },
     Running,
     Ended { report: TaskReport, acked: bool },
 }
 
 #[derive(Debug)]
-pub struct State {
-    pub instance: String,
-    pub seq: u64,
-    pub tasks: BTreeMap<TaskId, Phase>,
-    pub offers: BTreeMap<TaskId, Offer>,
+pub(crate) struct State {
+    pub(crate) instance: String,
+    pub(crate) seq: u64,
+    pub(crate) tasks: BTreeMap<TaskId, Phase>,
+    pub(crate) offers: BTreeMap<TaskId, Offer>,
     /// (task) -> starts. Outlives re-imaging: it is what happened in the world.
-    pub starts: BTreeMap<TaskId, u32>,
-    pub log_acks: BTreeMap<TaskId, u64>,
+    pub(crate) starts: BTreeMap<TaskId, u32>,
+    pub(crate) log_acks: BTreeMap<TaskId, u64>,
     // Knobs.
-    pub deaf: bool,
-    pub silent_tasks: bool,
-    pub no_accept: bool,
-    pub refuse: Option<RefuseCode>,
-    pub hang: bool,
-    pub fail: bool,
-    pub lose_every: u32,
-    pub double: bool,
-    pub counter: u32,
-    pub fences: u32,
-    pub hellos_acked: u32,
+    pub(crate) deaf: bool,
+    pub(crate) silent_tasks: bool,
+    pub(crate) no_accept: bool,
+    pub(crate) refuse: Option<RefuseCode>,
+    pub(crate) hang: bool,
+    pub(crate) fail: bool,
+    pub(crate) lose_every: u32,
+    pub(crate) double: bool,
+    pub(crate) counter: u32,
+    pub(crate) seed: u32,
+    pub(crate) fences: u32,
+    pub(crate) hellos_acked: u32,
 }
 
 #[derive(Debug, Clone)]
-pub struct Agent {
-    pub id: AgentId,
-    pub host: String,
-    pub key: Arc<KeyPair>,
-    pub client: async_nats::Client,
-    pub state: Arc<Mutex<State>>,
+pub(crate) struct Agent {
+    pub(crate) id: AgentId,
+    pub(crate) host: String,
+    pub(crate) key: Arc<KeyPair>,
+    pub(crate) client: async_nats::Client,
+    pub(crate) state: Arc<Mutex<State>>,
     control: Arc<KeyPair>,
 }
 
@@ -81,7 +82,7 @@ fn report(outcome: ReportedOutcome, offer: Option<&Offer>) -> TaskReport {
 }
 
 impl Agent {
-    pub fn new(id: AgentId, host: &str, key: KeyPair, control: &KeyPair, client: async_nats::Client) -> Agent {
+    pub(crate) fn new(id: AgentId, host: &str, key: KeyPair, control: &KeyPair, client: async_nats::Client) -> Agent {
         let state = State {
             instance: instance(),
             seq: 1,
@@ -98,6 +99,7 @@ impl Agent {
             lose_every: 0,
             double: false,
             counter: 0,
+            seed: 0,
             fences: 0,
             hellos_acked: 0,
         };
@@ -112,11 +114,11 @@ impl Agent {
         }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no poison")
     }
 
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut down = self.client.subscribe(subjects::agent_down(self.id)).await.expect("subscribes");
         self.client.flush().await.expect("flushes");
         self.hello().await;
@@ -153,10 +155,12 @@ impl Agent {
     fn lost(&self) -> bool {
         let mut s = self.lock();
         s.counter += 1;
-        s.lose_every > 0 && s.counter % s.lose_every == 0
+        // Mixed, because a strict rhythm would lose every answer to every repeat.
+        let mixed = s.counter.wrapping_add(s.seed).wrapping_mul(0x9E37_79B9) >> 15;
+        s.lose_every > 0 && mixed.is_multiple_of(s.lose_every)
     }
 
-    pub async fn hello(&self) {
+    pub(crate) async fn hello(&self) {
         let body = {
             let s = self.lock();
             let open = s.tasks.iter().filter_map(|(id, p)| {
@@ -179,7 +183,7 @@ impl Agent {
         self.say_on(subjects::agent_hello(self.id), body).await;
     }
 
-    pub async fn say(&self, body: UpBody) {
+    pub(crate) async fn say(&self, body: UpBody) {
         if self.lock().silent_tasks || self.lost() {
             return;
         }
@@ -195,7 +199,7 @@ impl Agent {
         self.client.publish(subject, bytes.into()).await.expect("publishes");
     }
 
-    pub async fn log(&self, frame: LogFrame) {
+    pub(crate) async fn log(&self, frame: LogFrame) {
         self.say_on(subjects::agent_log(self.id), UpBody::Log(frame)).await;
     }
 
@@ -290,7 +294,7 @@ impl Agent {
     }
 
     /// The task ends, and says so.
-    pub async fn end(&self, task: TaskId, outcome: ReportedOutcome) {
+    pub(crate) async fn end(&self, task: TaskId, outcome: ReportedOutcome) {
         let report = {
             let mut s = self.lock();
             s.seq += 1;
@@ -301,18 +305,18 @@ impl Agent {
         self.say(UpBody::Result { task, report }).await;
     }
 
-    pub async fn end_running(&self, outcome: ReportedOutcome) {
+    pub(crate) async fn end_running(&self, outcome: ReportedOutcome) {
         for task in self.running() {
             self.end(task, outcome).await;
         }
     }
 
-    pub fn running(&self) -> Vec<TaskId> {
+    pub(crate) fn running(&self) -> Vec<TaskId> {
         self.lock().tasks.iter().filter(|(_, p)| matches!(p, Phase::Running)).map(|(id, _)| *id).collect()
     }
 
     /// A new disk: the journal is gone, the identity is not.
-    pub fn reimage(&self) {
+    pub(crate) fn reimage(&self) {
         let mut s = self.lock();
         s.instance = instance();
         s.seq = 1;
@@ -320,6 +324,6 @@ impl Agent {
     }
 }
 
-pub fn instance() -> String {
+pub(crate) fn instance() -> String {
     uuid::Uuid::now_v7().simple().to_string()
 }

@@ -45,9 +45,10 @@ async fn lost_and_doubled_frames_change_nothing() {
             let mut s = a.lock();
             s.double = true;
             s.lose_every = 2 + (i as u32 % 3);
+            s.seed = 1000 * i as u32;
         }
         w.start_agents();
-        let e = w.executor().await;
+        let e = w.executor_with(|s| s.executor.offer_timeout_s = SOON.into()).await;
         let work = w.wave(4, 2, 0).await;
         assert_eq!(w.outcomes(work, 1).await, [Succeeded; 4]);
         w.assert_single_starts();

@@ -18,35 +18,37 @@ use windlass_runtime::{Health, Settings, settings::Seconds};
 use windlass_store::{Store, deployments, events, sql, tasks, works};
 use windlass_testkit::{Db, Nats, eventually, temp_dir};
 
-pub const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-pub struct World {
-    pub settings: Arc<Settings>,
-    pub store: Store,
-    pub nats: Nats,
-    pub agents: BTreeMap<String, Agent>,
-    pub deployment: DeploymentId,
-    pub digest: String,
-    pub client: async_nats::Client,
-    pub control: KeyPair,
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) store: Store,
+    pub(crate) nats: Nats,
+    pub(crate) agents: BTreeMap<String, Agent>,
+    pub(crate) deployment: DeploymentId,
+    pub(crate) digest: String,
+    pub(crate) client: async_nats::Client,
+    pub(crate) control: KeyPair,
     agent_tasks: JoinSet<()>,
     _db: Db,
     _dir: tempfile::TempDir,
 }
 
-pub struct Executor {
-    pub stop: CancellationToken,
+#[derive(Debug)]
+pub(crate) struct Executor {
+    pub(crate) stop: CancellationToken,
     task: JoinHandle<Result<(), windlass_executor::Error>>,
-    pub ctx: Context,
+    pub(crate) ctx: Context,
 }
 
 impl Executor {
     /// Dies at once; its claims stay until they expire.
-    pub async fn crash(self) {
+    pub(crate) async fn crash(self) {
         self.task.abort();
         assert!(self.task.await.is_err_and(|e| e.is_cancelled()));
     }
-    pub async fn shut_down(self) {
+    pub(crate) async fn shut_down(self) {
         self.stop.cancel();
         self.task.await.expect("joins").expect("ends well");
     }
@@ -70,11 +72,11 @@ fn step(id: &str, run: &str) -> TaskStep {
 
 impl World {
     /// Agents for the first `with_agents` of `hosts` hosts `h0`, `h1` …
-    pub async fn new(db: Db, hosts: usize, with_agents: usize) -> World {
+    pub(crate) async fn new(db: Db, hosts: usize, with_agents: usize) -> World {
         Self::with_central(db, hosts, with_agents, vec![]).await
     }
 
-    pub async fn with_central(
+    pub(crate) async fn with_central(
         db: Db,
         hosts: usize,
         with_agents: usize,
@@ -174,7 +176,7 @@ impl World {
         w
     }
 
-    pub async fn enroll(&mut self, host: &str) {
+    pub(crate) async fn enroll(&mut self, host: &str) {
         let key = KeyPair::new_user();
         let id: AgentId = uuid::Uuid::now_v7().into();
         let mut tx = self.store.write().await.expect("tx");
@@ -192,21 +194,21 @@ impl World {
     }
 
     /// Starts every agent.
-    pub fn start_agents(&mut self) {
+    pub(crate) fn start_agents(&mut self) {
         for a in self.agents.values() {
             self.agent_tasks.spawn(a.clone().run());
         }
     }
 
-    pub fn agent(&self, i: usize) -> &Agent {
+    pub(crate) fn agent(&self, i: usize) -> &Agent {
         &self.agents[&format!("h{i}")]
     }
 
-    pub async fn executor(&self) -> Executor {
+    pub(crate) async fn executor(&self) -> Executor {
         self.executor_with(|_| {}).await
     }
 
-    pub async fn executor_with(&self, change: impl FnOnce(&mut Settings)) -> Executor {
+    pub(crate) async fn executor_with(&self, change: impl FnOnce(&mut Settings)) -> Executor {
         let mut settings = (*self.settings).clone();
         change(&mut settings);
         let stop = CancellationToken::new();
@@ -215,7 +217,7 @@ impl World {
         Executor { stop, task, ctx }
     }
 
-    pub async fn insert(&self, spec: WorkSpec) -> WorkId {
+    pub(crate) async fn insert(&self, spec: WorkSpec) -> WorkId {
         let id: WorkId = uuid::Uuid::now_v7().into();
         let work = Work {
             id,
@@ -236,22 +238,22 @@ impl World {
         id
     }
 
-    pub async fn ring(&self, id: WorkId) {
+    pub(crate) async fn ring(&self, id: WorkId) {
         self.client.publish(subjects::work("default"), id.to_string().into()).await.expect("rings");
         self.client.flush().await.expect("flushes");
     }
 
     /// A wave over hosts `h0`… `n`, first attempts.
-    pub async fn wave(&self, hosts: usize, parallel: u32, max_failures: u32) -> WorkId {
+    pub(crate) async fn wave(&self, hosts: usize, parallel: u32, max_failures: u32) -> WorkId {
         let hosts = (0..hosts).map(|i| WaveHost { host: format!("h{i}"), attempt: 1, start_at: 0 }).collect();
         self.insert(WorkSpec::Wave(WaveWork { step: "roll".into(), wave: 0, hosts, parallel, max_failures })).await
     }
 
-    pub async fn central(&self, step: &str) -> WorkId {
+    pub(crate) async fn central(&self, step: &str) -> WorkId {
         self.insert(WorkSpec::Central(CentralWork { step: step.into(), attempt: 1 })).await
     }
 
-    pub async fn abort(&self) {
+    pub(crate) async fn abort(&self) {
         let mut tx = self.store.write().await.expect("tx");
         let rung = works::abort(&mut tx, self.deployment).await.expect("aborts");
         tx.commit().await.expect("commits");
@@ -260,7 +262,7 @@ impl World {
         }
     }
 
-    pub async fn result(&self, work: WorkId, version: u64) -> WorkResult {
+    pub(crate) async fn result(&self, work: WorkId, version: u64) -> WorkResult {
         let found = eventually(SOON, "the work is settled", async || {
             let mut tx = self.store.read().await.ok()?;
             let c = works::claim_state(&mut tx, work).await.ok()??;
@@ -269,28 +271,28 @@ impl World {
         found.await
     }
 
-    pub async fn outcomes(&self, work: WorkId, version: u64) -> Vec<Outcome> {
+    pub(crate) async fn outcomes(&self, work: WorkId, version: u64) -> Vec<Outcome> {
         match self.result(work, version).await {
             WorkResult::Wave { hosts } => hosts.into_iter().map(|h| h.outcome).collect(),
             other => panic!("not a wave: {other:?}"),
         }
     }
 
-    pub async fn tasks(&self, work: WorkId) -> Vec<tasks::StoredTask> {
+    pub(crate) async fn tasks(&self, work: WorkId) -> Vec<tasks::StoredTask> {
         tasks::of_work(&mut self.store.read().await.expect("reads"), work).await.expect("tasks")
     }
 
     /// State of the one task of a host, by text.
-    pub async fn state(&self, work: WorkId, host: usize) -> Option<&'static str> {
+    pub(crate) async fn state(&self, work: WorkId, host: usize) -> Option<&'static str> {
         let host = format!("h{host}");
         self.tasks(work).await.into_iter().find(|t| t.task.host == host).map(|t| t.task.state.as_str())
     }
 
-    pub async fn until_state(&self, work: WorkId, host: usize, state: &str) {
+    pub(crate) async fn until_state(&self, work: WorkId, host: usize, state: &str) {
         eventually(SOON, state, async || (self.state(work, host).await? == state).then_some(())).await;
     }
 
-    pub async fn task(&self, work: WorkId, host: usize) -> TaskId {
+    pub(crate) async fn task(&self, work: WorkId, host: usize) -> TaskId {
         let host = format!("h{host}");
         eventually(SOON, "the task exists", async || {
             self.tasks(work).await.into_iter().find(|t| t.task.host == host).map(|t| t.task.id)
@@ -298,14 +300,14 @@ impl World {
         .await
     }
 
-    pub async fn events(&self) -> Vec<Event> {
+    pub(crate) async fn events(&self) -> Vec<Event> {
         let mut tx = self.store.read().await.expect("reads");
         events::after(&mut tx, windlass_domain::event::Aggregate::Deployment, &self.deployment.to_string(), 0, 10_000)
             .await
             .expect("events")
     }
 
-    pub async fn agent_events(&self, agent: AgentId) -> Vec<String> {
+    pub(crate) async fn agent_events(&self, agent: AgentId) -> Vec<String> {
         let mut tx = self.store.read().await.expect("reads");
         events::after(&mut tx, windlass_domain::event::Aggregate::Agent, &agent.to_string(), 0, 100)
             .await
@@ -316,7 +318,7 @@ impl World {
     }
 
     /// I1: no task started twice on any host.
-    pub fn assert_single_starts(&self) {
+    pub(crate) fn assert_single_starts(&self) {
         for a in self.agents.values() {
             for (task, n) in &a.lock().starts {
                 assert_eq!(*n, 1, "task {task} on {} started {n} times", a.host);
@@ -324,7 +326,7 @@ impl World {
         }
     }
 
-    pub fn starts(&self) -> usize {
+    pub(crate) fn starts(&self) -> usize {
         self.agents.values().map(|a| a.lock().starts.len()).sum()
     }
 }
