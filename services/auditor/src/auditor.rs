@@ -70,8 +70,8 @@ impl Auditor {
     }
 
     fn signing_key(&self) -> Result<KeyPair, Error> {
-        let make = || KeyPair::new_user().seed().unwrap_or_default().into_bytes();
-        let bytes = keys::load_or_create(&self.key_file, make)?;
+        let fresh = KeyPair::new_user().seed().map_err(|_| Error::Seed(self.key_file.clone()))?;
+        let bytes = keys::load_or_create(&self.key_file, || fresh.into_bytes())?;
         let seed = String::from_utf8_lossy(&bytes);
         KeyPair::from_seed(seed.trim()).map_err(|_| Error::Seed(self.key_file.clone()))
     }

@@ -179,7 +179,7 @@ impl Export {
         };
         let start = first.map(|f| f.edge.frontier).filter(|_| from > 0).unwrap_or_default();
         let (next, key) = (start.size(), last.edge.key);
-        let header = Some(Line::header(&key, start));
+        let header = Some(Line::header(&key, start, last.size));
         Ok(Some(Export { store: store.clone(), header, next, end: last.size, done: false }))
     }
 

@@ -17,6 +17,8 @@ pub enum Line {
         key: String,
         /// The tree before the first exported leaf: empty, or what an earlier export ended with.
         from: Frontier,
+        /// Size of the tree at the export's end, so that an interrupted download does not pass for a whole one.
+        to: u64,
     },
     Leaf {
         idx: u64,
@@ -32,8 +34,8 @@ pub enum Line {
 
 impl Line {
     /// The first line of an export.
-    pub fn header(key: &str, from: Frontier) -> Line {
-        Line::Header { format: FORMAT.into(), key: key.into(), from }
+    pub fn header(key: &str, from: Frontier, to: u64) -> Line {
+        Line::Header { format: FORMAT.into(), key: key.into(), from, to }
     }
 
     /// Appends the line and its end to `out`.

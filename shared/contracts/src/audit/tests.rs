@@ -46,7 +46,7 @@ fn events() -> Vec<Event> {
 /// Makes an export as somebody with `key` would: leaves with right hashes and indices, a checkpoint at each size.
 fn export(leaves: &[String], checkpoints: &[u64], key: &KeyPair) -> Vec<Line> {
     let mut tree = Frontier::default();
-    let mut out = vec![Line::header(&public(key).to_string(), Frontier::default())];
+    let mut out = vec![Line::header(&public(key).to_string(), Frontier::default(), leaves.len() as u64)];
     for (idx, leaf) in leaves.iter().enumerate() {
         let hash = leaf_hash(leaf.as_bytes());
         out.push(Line::Leaf { idx: idx as u64, leaf: leaf.clone(), hash });
@@ -196,10 +196,14 @@ fn a_cut_is_found() {
         let bad = bytes(&good[..keep]);
         let report = verify_export(bad.as_slice(), &public(&key), Some(&last)).expect("reads");
         assert!(!report.is_good(), "cut to {keep} lines");
-        // By itself a trail that ends at a checkpoint is whole: only an earlier, later-sized checkpoint tells.
+        // An interrupted download shows by itself.
         let alone = verify_export(bad.as_slice(), &public(&key), None).expect("reads");
-        assert_eq!(alone.is_good(), keep == 6, "cut to {keep} lines: {:?}", alone.findings);
+        assert!(!alone.is_good(), "cut to {keep} lines");
     }
+    // Who cuts on purpose announces less: only a checkpoint that was kept elsewhere tells.
+    let shorter = bytes(&export(&leaves()[..4], &[4], &key));
+    assert!(verify_export(shorter.as_slice(), &public(&key), None).expect("reads").is_good());
+    assert!(!verify_export(shorter.as_slice(), &public(&key), Some(&last)).expect("reads").is_good());
     let whole = bytes(&good);
     for keep in 0..whole.len() {
         let report = verify_export(&whole[..keep], &public(&key), Some(&last)).expect("reads");
@@ -225,7 +229,7 @@ fn another_key_is_found() {
     let (key, thief) = (KeyPair::new_user(), KeyPair::new_user());
     let mut forged = export(&leaves(), &[4, 7], &thief);
     assert!(!check(&forged, &key).is_good());
-    forged[0] = Line::header(&public(&key).to_string(), Frontier::default());
+    forged[0] = Line::header(&public(&key).to_string(), Frontier::default(), 7);
     let report = check(&forged, &key);
     assert_eq!((report.is_good(), report.checkpoints), (false, 0));
     let theirs = note_of(forged.last().expect("lines"));
@@ -257,7 +261,7 @@ fn a_later_export_continues_an_earlier_one() {
     let mut tree = Frontier::default();
     leaves()[..4].iter().for_each(|l| tree.append(leaf_hash(l.as_bytes())));
     let mut part = all[6..].to_vec();
-    part.insert(0, Line::header(&public(&key).to_string(), tree.clone()));
+    part.insert(0, Line::header(&public(&key).to_string(), tree.clone(), 7));
     let verify =
         |lines: &[Line], earlier| verify_export(bytes(lines).as_slice(), &public(&key), earlier).expect("reads");
     let report = verify(&part, Some(&kept));
@@ -265,12 +269,12 @@ fn a_later_export_continues_an_earlier_one() {
     assert_eq!((report.from, report.leaves), (4, 3));
     let mut other = Frontier::default();
     (0..4).for_each(|_| other.append(leaf_hash(b"other")));
-    part[0] = Line::header(&public(&key).to_string(), other);
+    part[0] = Line::header(&public(&key).to_string(), other, 7);
     assert!(!verify(&part, None).is_good());
     assert!(!verify(&part, Some(&kept)).is_good());
     tree.append(leaf_hash(leaves()[4].as_bytes()));
     let mut late = all[7..].to_vec();
-    late.insert(0, Line::header(&public(&key).to_string(), tree));
+    late.insert(0, Line::header(&public(&key).to_string(), tree, 7));
     assert!(verify(&late, None).is_good());
     assert!(!verify(&late, Some(&kept)).is_good(), "what lies between is not shown");
 }

@@ -76,6 +76,8 @@ struct Verifier<'a> {
     tree: Frontier,
     /// The export is from the trail's beginning, so streams of aggregates begin at 1.
     whole: bool,
+    /// The size that the header promises.
+    announced: Option<u64>,
     sequences: HashMap<(String, String), u64>,
     stories: Stories,
     report: Report,
@@ -91,6 +93,7 @@ pub fn verify_export(mut reader: impl BufRead, key: &PublicKey, earlier: Option<
         line: 0,
         tree: Frontier::default(),
         whole: true,
+        announced: None,
         sequences: HashMap::new(),
         stories: Stories::default(),
         report: Report { origin: key.name().into(), ..Report::default() },
@@ -132,14 +135,14 @@ impl Verifier<'_> {
         });
         match line {
             None => self.found(None, "the line is not one the exporter writes"),
-            Some(Line::Header { format, key, from }) => self.header(&format, &key, from),
+            Some(Line::Header { format, key, from, to }) => self.header(&format, &key, from, to),
             Some(_) if self.line == 1 => self.found(None, "the export does not begin with its header"),
             Some(Line::Leaf { idx, leaf, hash }) => self.leaf(idx, &leaf, hash),
             Some(Line::Checkpoint { size, note }) => self.checkpoint(size, &note),
         }
     }
 
-    fn header(&mut self, format: &str, key: &str, from: Frontier) {
+    fn header(&mut self, format: &str, key: &str, from: Frontier, to: u64) {
         if self.line != 1 {
             return self.found(None, "a second header");
         }
@@ -149,6 +152,7 @@ impl Verifier<'_> {
         if key != self.key.to_string() {
             self.found(None, format!("the export names another key than the one given: {key}"));
         }
+        self.announced = Some(to);
         self.whole = from.size() == 0;
         self.report.from = from.size();
         self.tree = from;
@@ -231,6 +235,9 @@ impl Verifier<'_> {
                 None,
                 format!("the trail is cut short: it has {size} leaves, the earlier checkpoint has {}", e.size),
             );
+        }
+        if let Some(to) = self.announced.filter(|to| *to != size) {
+            self.found(None, format!("the export announces {to} leaves and ends at {size}: it is not whole"));
         }
         if self.report.last_checkpoint.is_none() {
             self.found(None, "no good signed checkpoint: nothing is proven");
