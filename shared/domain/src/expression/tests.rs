@@ -102,7 +102,7 @@ fn costly_expressions_are_refused_or_cheap() {
     let nested = format!("{list}.all(a, {list}.all(b, {list}.all(c, true)))");
     let c = context();
     for (source, word) in [
-        (nested.clone(), "loop"),
+        (nested, "loop"),
         ("[1,2].map(x, x * 2)".into(), "map"),
         ("[1,2].map(x, x > 1, x * 2)".into(), "map"),
         (vec!["env.domain"; 18].join("+"), "more than 16"),

@@ -57,7 +57,7 @@ fn number(n: &Number, out: &mut String) -> Option<()> {
     }
     let f = n.as_f64()?;
     // Both bounds are floats without a rest; above them the conversion would saturate.
-    if f.fract() == 0.0 && f >= -9_223_372_036_854_775_808.0 && f < 18_446_744_073_709_551_616.0 {
+    if f.fract() == 0.0 && (-9_223_372_036_854_775_808.0..18_446_744_073_709_551_616.0).contains(&f) {
         if f < 0.0 { write!(out, "{}", f as i64).ok() } else { write!(out, "{}", f as u64).ok() }
     } else {
         write!(out, "{n}").ok()

@@ -395,13 +395,10 @@ fn five_thousand_hosts_are_planned_quickly() {
     let w = world(FLOW, 5000);
     let begun = std::time::Instant::now();
     let p = w.plan();
-    let built = begun.elapsed();
     let tree = PlanTree::new(&p).expect("tree");
-    let hashed = begun.elapsed();
     for h in 0..500 {
         tree.offer(&p, "rollout", h).expect("offer");
     }
-    println!("built {built:?}, hashed {hashed:?}, 500 offers {:?}", begun.elapsed());
     // Generous for a loaded machine and an unoptimised build; quadratic work would take minutes.
     assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
 }
