@@ -288,19 +288,46 @@ pub enum Settled {
     },
 }
 
-/// Records how the leased try `n.attempts` ended. `false`: the lease was lost and somebody else decides.
+/// Records how the leased try `n.attempts` ended. `false`: the lease was lost and somebody else decides. Only that it was
+/// sent is true whoever holds the lease, and recording it keeps the other from sending once more.
 pub async fn settle(tx: &mut Tx, n: &Notification, settled: &Settled, now: DateTime<Utc>) -> Result<bool, Error> {
-    let (state, next_at, error, attempts) = match settled {
-        Settled::Sent { note } => (State::Sent, n.next_at, note.as_deref(), n.attempts),
-        Settled::Again { at, error, counted } => (
-            State::Pending,
-            *at,
-            Some(error.as_str()),
-            if *counted { n.attempts } else { n.attempts.saturating_sub(1) },
-        ),
-        Settled::Dead { error } => (State::Dead, n.next_at, Some(error.as_str()), n.attempts),
+    let rows = match settled {
+        Settled::Sent { note } => {
+            sql("UPDATE notifications SET state = 'sent', last_error = $1, leased_until = NULL, updated_at = $2
+                 WHERE id = $3 AND state = 'pending'")
+            .bind(note.as_deref())
+            .bind(now)
+            .bind(n.id)
+            .execute(tx)
+            .await?
+        }
+        Settled::Again { at, error, counted } => {
+            failed(
+                tx,
+                n,
+                State::Pending,
+                *at,
+                error,
+                if *counted { n.attempts } else { n.attempts.saturating_sub(1) },
+                now,
+            )
+            .await?
+        }
+        Settled::Dead { error } => failed(tx, n, State::Dead, n.next_at, error, n.attempts, now).await?,
     };
-    let rows = sql(
+    Ok(rows == 1)
+}
+
+async fn failed(
+    tx: &mut Tx,
+    n: &Notification,
+    state: State,
+    next_at: DateTime<Utc>,
+    error: &str,
+    attempts: u32,
+    now: DateTime<Utc>,
+) -> Result<u64, Error> {
+    sql(
         "UPDATE notifications SET state = $1, next_at = $2, last_error = $3, attempts = $4, leased_until = NULL, updated_at = $5
          WHERE id = $6 AND state = 'pending' AND attempts = $7 AND leased_until IS NOT NULL",
     )
@@ -312,8 +339,7 @@ pub async fn settle(tx: &mut Tx, n: &Notification, settled: &Settled, now: DateT
     .bind(n.id)
     .bind(n.attempts)
     .execute(tx)
-    .await?;
-    Ok(rows == 1)
+    .await
 }
 
 /// Gives up every waiting notification of a channel that nobody is delivering; returns them.
@@ -442,7 +468,9 @@ pub async fn backlog(tx: &mut Tx) -> Result<Backlog, Error> {
 /// The channels of the catalog. One that this version cannot read is named instead of failing them all.
 pub async fn channels(tx: &mut Tx) -> Result<(Vec<Channel>, Vec<String>), Error> {
     let rows: Vec<(String, Json<serde_json::Value>)> =
-        sql("SELECT key, doc FROM catalog WHERE kind = 'channel' AND deleted = FALSE ORDER BY key").fetch_all(tx).await?;
+        sql("SELECT key, doc FROM catalog WHERE kind = 'channel' AND deleted = FALSE ORDER BY key")
+            .fetch_all(tx)
+            .await?;
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for (key, doc) in rows {
         match serde_json::from_value(doc.0) {

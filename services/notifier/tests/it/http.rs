@@ -24,8 +24,8 @@ pub(crate) enum Reply {
     Hang,
     /// Reads the request and drops the connection.
     Reset,
-    /// Answers 200 after [`Target::release`].
-    Held,
+    /// Answers with this status after [`Target::release`].
+    Held(u16),
 }
 
 impl Reply {
@@ -165,11 +165,11 @@ async fn serve(mut c: TcpStream, state: Arc<State>) {
     let (status, headers, body) = match reply {
         Reply::Hang => std::future::pending().await,
         Reply::Reset => return,
-        Reply::Held => {
+        Reply::Held(status) => {
             if let Ok(p) = state.gate.acquire().await {
                 p.forget();
             }
-            (200, vec![], "ok".to_owned())
+            (status, vec![], "ok".to_owned())
         }
         Reply::Answer { status, headers, body } => (status, headers, body),
     };

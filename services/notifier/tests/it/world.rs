@@ -104,6 +104,9 @@ impl World {
         sql(text).bind(arg).execute(&mut tx).await.expect("runs");
         tx.commit().await.expect("commit");
     }
+    pub(crate) async fn delete_rows(&self) {
+        self.exec("DELETE FROM notifications WHERE channel <> $1", "").await;
+    }
     pub(crate) async fn secret(&self, name: &str, value: &str) {
         let sealed = self.sealer.seal("channel", name, value.as_bytes()).expect("seals");
         let mut tx = self.store.write().await.expect("write");
