@@ -167,11 +167,10 @@ pub(crate) async fn init(args: InitArgs) -> Result<Exit, Error> {
         .write_server_config(state, ServerPorts { listen, monitor: None }, &args.nats_store)
         .map_err(part("the NATS configuration"))?;
     if let Some(url) = &args.database {
-        let store = windlass_store::Store::open(url).await.map_err(part("the database"))?;
-        crate::up::admin_token(&store, &state.join(crate::up::TOKEN_FILE)).await?;
-        store.close().await;
-        progress(format!("the admin token is in {}", state.join(crate::up::TOKEN_FILE).display()));
+        windlass_store::Store::open(url).await.map_err(part("the database"))?.close().await;
+        progress("the database's schema is up to date");
     }
     progress(format!("keys are in {}, the NATS configuration is {}", state.join("keys").display(), config.display()));
+    progress("the api writes the first admin's token beside them when it starts: admin.token");
     Ok(Exit::Ok)
 }

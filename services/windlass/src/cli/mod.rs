@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Notifier(ServiceArgs),
     /// Run the auditor service
     Auditor(ServiceArgs),
-    /// Prepare a scaled installation: keys, NATS configuration and credentials, the first admin token
+    /// Prepare a scaled installation: keys, NATS configuration and credentials, database schema
     Init(InitArgs),
 
     /// Save catalog documents: projects, environments, hosts, flows, policies, channels

@@ -66,7 +66,7 @@ pub(crate) struct InitArgs {
     /// Where the NATS server keeps its JetStream data
     #[arg(long, default_value = "/data", value_name = "DIR")]
     pub(crate) nats_store: PathBuf,
-    /// Database in which to create the first admin; without it only keys and NATS are prepared
+    /// Also bring the schema of this database up to date
     #[arg(long, env = "WINDLASS__DATABASE__URL", value_name = "URL", hide_env_values = true)]
     pub(crate) database: Option<String>,
 }

@@ -68,9 +68,8 @@ pub(crate) async fn get(args: &GetArgs, api: &Api, out: Out) -> Result<(), Error
         });
         return out.table(&["KEY", "REVISION", "SAVED", "BY"], rows.collect(), "none");
     };
-    // A key of two parts is two path segments.
-    let key: Vec<String> = key.split('/').map(encode).collect();
-    let item: Value = api.get(&format!("/catalog/{}/{}", args.kind, key.join("/"))).await?;
+    // `project/name` is written with a dot where it has to be one path segment.
+    let item: Value = api.get(&format!("/catalog/{}/{}", args.kind, encode(&key.replace('/', ".")))).await?;
     out.json(&item)
 }
 

@@ -33,11 +33,10 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use windlass_bus::{Context, EmbeddedServer, Identities, ServerOptions, identity::ServerPorts};
 use windlass_runtime::{Health, Settings, keys, shutdown, telemetry};
-use windlass_store::Store;
 
 /// Begins the lines that are meant for people; `up --detach` passes them on from the log.
 pub(crate) const PROGRESS: &str = "windlass: ";
-pub(crate) const TOKEN_FILE: &str = "admin.token";
+const TOKEN_FILE: &str = "admin.token";
 const READY: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(15);
 
@@ -189,14 +188,14 @@ async fn foreground(args: UpArgs, state: &Path) -> Result<(), Error> {
 
     progress("starting the services");
     let ctx = Context::open(Arc::clone(&settings), health, stop.clone()).await.map_err(part("the start"))?;
-    let token = admin_token(&ctx.store, &token_file).await?;
     let mut running = Running::start(&ctx, &Service::ALL);
     let fleet = agents::Fleet::new(state, &args, agent_bin);
     let agents_stop = CancellationToken::new();
 
     let ready = async {
+        until_ready(&Api::new(Target { server: server.clone(), token: None })?, state).await?;
+        let token = admin_token(&token_file)?;
         let api = Api::new(Target { server: server.clone(), token: Some(token) })?;
-        until_ready(&api, state).await?;
         configure_client(state, &server)?;
         fleet.start(&api, &agents_stop, &board).await?;
         board.update(|r| r.ready = true).map_err(file("write the record of", state))?;
@@ -241,16 +240,10 @@ async fn until_ready(api: &Api, state: &Path) -> Result<(), Error> {
     }
 }
 
-/// The token of the first admin: made once, kept in a file of its own.
-pub(crate) async fn admin_token(store: &Store, path: &Path) -> Result<String, Error> {
-    match keys::load(path) {
-        Ok(bytes) => return Ok(String::from_utf8_lossy(&bytes).trim().to_owned()),
-        Err(keys::KeyError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e.into()),
-    }
-    let token = windlass_api::bootstrap_admin(store).await.map_err(part("the first admin"))?;
-    keys::replace(path, format!("{token}\n").as_bytes())?;
-    Ok(token)
+/// The first admin's token: the api makes it at its first start.
+fn admin_token(path: &Path) -> Result<String, Error> {
+    let bytes = keys::load(path)?;
+    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
 /// Puts an already configured client into `<state>/bin`.
