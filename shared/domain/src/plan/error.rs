@@ -25,6 +25,11 @@ pub enum PlanError {
     UnknownAction { step: String, action: String },
     #[error("step `{step}` cannot be split into waves: {error}")]
     Waves { step: String, error: WaveError },
+    #[error(
+        "on host `{host}` the conditions leave out every step of `{step}`: keep the host out of this deployment (by the \
+         environment's hosts or selector), or give the rollout a step for it"
+    )]
+    NothingToDo { step: String, host: String },
     #[error("the plan has no rollout step `{0}`")]
     UnknownStep(String),
     #[error("rollout step `{step}` has no host number {host}")]

@@ -90,6 +90,9 @@ impl Compiled {
             }
             steps.push(step);
         }
+        if steps.is_empty() {
+            return Err(PlanError::NothingToDo { step: self.step.clone(), host: host.name.clone() });
+        }
         Ok(TaskSpec {
             project: plan.project.clone(),
             environment: plan.environment.clone(),

@@ -241,6 +241,8 @@ fn what_does_not_fit_is_named() {
         "{}",
         w.error()
     );
+    let some = "flow: f\nsteps: [{id: r, waves: 1, steps: [{uses: artifact.fetch, if: host.name == 'web-0'}]}]\n";
+    assert!(world(some, 2).error().contains("on host `web-1` the conditions leave out every step"));
     let waves = "flow: f\nsteps: [{id: r, waves: 1, steps: [{uses: artifact.fetch}]}]\n";
     assert!(world(waves, 501).error().contains("500 waves"));
 }
