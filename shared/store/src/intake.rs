@@ -5,6 +5,14 @@ use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use uuid::Uuid;
 
+/// A stored answer.
+pub type Answer = Json<serde_json::Value>;
+
+/// Wraps an answer for storing.
+pub fn answer(value: serde_json::Value) -> Answer {
+    Json(value)
+}
+
 /// One delivery.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct Delivery {
@@ -18,7 +26,7 @@ pub struct Delivery {
     pub artifact_id: Option<Uuid>,
     pub command_id: Option<Uuid>,
     /// What the sender was told, and is told again when it repeats itself.
-    pub answer: Json<serde_json::Value>,
+    pub answer: Answer,
     pub trace: Option<String>,
     pub received_at: DateTime<Utc>,
 }

@@ -1,0 +1,101 @@
+//! The first start: somebody must be able to let the others in.
+
+use crate::{
+    auth,
+    call::now,
+    problem::{Fail, transact},
+    state::State,
+};
+use serde_json::json;
+use std::path::PathBuf;
+use uuid::Uuid;
+use windlass_domain::{
+    access::{Grant, Role},
+    event::{Aggregate, NewEvent, Severity},
+    ids::TokenId,
+};
+use windlass_runtime::keys;
+use windlass_store::{Tx, events, people, tokens};
+
+const ADMIN: &str = "admin";
+/// Also how `doctor` finds the token.
+const LABEL: &str = "first start";
+
+/// Makes the person `admin` and their token when there is nobody at all. Of two processes that start at once, one makes them.
+///
+/// The file is there before the token counts: after a crash in between, the next start writes it anew.
+pub(crate) async fn first_person(state: &State) -> Result<(), Fail> {
+    let path: PathBuf = state.settings().state_dir.join("admin.token");
+    let file = path.clone();
+    let made: Result<bool, Fail> = transact!(state.store(), tx => {
+        if people::any(&mut tx).await? {
+            false
+        } else {
+            // The row is what two starts race for; the one that waited finds it taken.
+            let p = people::Person { name: ADMIN.into(), display: "First admin".into(), disabled: false, created_at: now() };
+            if people::insert(&mut tx, &p).await? {
+                let token = store(&mut tx).await?;
+                keys::replace(&file, format!("{token}\n").as_bytes()).map_err(|e| Fail::Internal(e.to_string()))?;
+                true
+            } else {
+                false
+            }
+        }
+    });
+    if made? {
+        tracing::info!(file = %path.display(), "first start: the token of `admin` is in this file");
+    }
+    Ok(())
+}
+
+async fn store(tx: &mut Tx) -> Result<String, Fail> {
+    people::set_grants(tx, ADMIN, &[Grant { project_group: "*".into(), role: Role::Admin }]).await?;
+    let fresh = auth::mint("wl");
+    let token = tokens::Token {
+        id: TokenId(fresh.id),
+        hash: fresh.hash,
+        person: ADMIN.into(),
+        label: LABEL.into(),
+        scopes: vec![],
+        project: None,
+        created_at: now(),
+        expires_at: None,
+        revoked_at: None,
+    };
+    tokens::insert(tx, &token).await?;
+    let e = NewEvent {
+        id: Uuid::now_v7().into(),
+        aggregate: Aggregate::Access,
+        aggregate_id: format!("person/{ADMIN}"),
+        what: "person.saved".into(),
+        project: None,
+        environment: None,
+        severity: Severity::Notice,
+        actor: "service:api".into(),
+        at: now(),
+        payload: json!({ "person": ADMIN, "first_start": true, "token": fresh.id }),
+        trace: None,
+    };
+    events::append(tx, e).await?;
+    Ok(fresh.text)
+}
+
+/// Forgets what is only kept for a while, a little at a time.
+pub(crate) async fn forget(state: &State) -> Result<(), Fail> {
+    const BATCH: u32 = 1000;
+    let day = chrono::Duration::days(1);
+    for _ in 0..100 {
+        let n: Result<u64, Fail> = transact!(state.store(), tx => {
+            let at = now();
+            windlass_store::intake::forget(&mut tx, at - day * 30, BATCH).await?
+                + windlass_store::idempotency::forget(&mut tx, at - day * 30, BATCH).await?
+        });
+        if n? == 0 {
+            break;
+        }
+    }
+    let n: Result<u64, Fail> = transact!(state.store(), tx => {
+        windlass_store::agents::forget_tokens(&mut tx, now() - day * 30).await?
+    });
+    n.map(drop)
+}

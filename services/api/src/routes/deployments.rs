@@ -1,0 +1,289 @@
+//! Deployments: requesting, reading, and every verb.
+
+use crate::{
+    call::{Answer, Call, now, ok, page},
+    commands::{self as submit},
+    problem::{Fail, Problem},
+    routes::known,
+    view,
+};
+use actix_web::http::header;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::{DateTime, Utc};
+use serde_json::json as value;
+use uuid::Uuid;
+use windlass_contracts::{
+    command::{Request, Verb},
+    http as body,
+};
+use windlass_domain::{
+    access::Permission,
+    approval::{Approval, Decision},
+    catalog::Kind,
+    deployment::State,
+    event::Aggregate,
+    ids::{CommandId, DeploymentId},
+    release::{ReleaseKind, RollbackMode},
+};
+use windlass_store::{artifacts, catalog, commands, deployments, sql, tasks};
+
+/// Pages looked through for one filtered page; beyond it the caller goes on with `next`.
+const SCANS: usize = 10;
+
+#[utoipa::path(post, path = "/api/v1/projects/{project}/deployments", tag = "deployments", params(("project" = String, Path,)), request_body = body::DeploymentNew,
+    responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = 409, body = body::Problem), (status = "default", body = body::Problem)))]
+pub(crate) async fn request(call: Call) -> Answer {
+    let g: body::DeploymentNew = call.body()?;
+    let (project, _) = call.project()?;
+    let mut tx = call.store().read().await?;
+    let key = format!("{project}/{}", g.environment);
+    if catalog::get(&mut tx, Kind::Environment, &key).await?.is_none() {
+        let detail = format!("project {project:?} has no environment {:?}", g.environment);
+        return Err(Problem::unprocessable(detail, vec![]).into());
+    }
+    let Some(a) = artifacts::by_version(&mut tx, project, &g.version).await? else {
+        let detail = format!("project {project:?} has no artifact of version {:?}; register it first", g.version);
+        return Err(Problem::unprocessable(detail, vec![]).into());
+    };
+    drop(tx);
+    let id: DeploymentId = Uuid::now_v7().into();
+    let verb = Verb::Request(Box::new(Request {
+        deployment: id,
+        environment: g.environment.clone(),
+        artifact: a.artifact.id,
+        kind: ReleaseKind::Normal,
+        inputs: g.inputs,
+        hosts: g.hosts,
+        not_before: g.not_before,
+        note: g.note,
+    }));
+    submit::submit(&call, id, &g.environment, verb).await
+}
+
+#[utoipa::path(get, path = "/api/v1/deployments", tag = "deployments", params(("project" = Option<String>, Query,), ("environment" = Option<String>, Query,), ("state" = Option<String>, Query,), ("limit" = Option<u32>, Query,), ("cursor" = Option<String>, Query,)), responses((status = 200, body = body::Page<body::Deployment>), (status = "default", body = body::Problem)))]
+pub(crate) async fn list(call: Call) -> Answer {
+    call.only(&["project", "environment", "state", "limit", "cursor"])?;
+    let (limit, cursor) = call.page()?;
+    let before: Option<(DateTime<Utc>, DeploymentId)> = cursor.map(crate::page::decode).transpose()?;
+    if let Some(s) = call.ask("state") {
+        known("state", s, &State::ALL, |s| s.as_str())?;
+    }
+    let mut filter = deployments::Filter {
+        project: call.ask("project").map(str::to_owned),
+        environment: call.ask("environment").map(str::to_owned),
+        state: call.ask("state").map(str::to_owned),
+        before,
+    };
+    let mut tx = call.store().read().await?;
+    let mut seen = std::collections::BTreeMap::new();
+    let (mut rows, mut more) = (Vec::new(), true);
+    for _ in 0..SCANS {
+        let batch = deployments::list(&mut tx, &filter, limit + 1).await?;
+        more = batch.len() > limit as usize;
+        for d in batch {
+            filter.before = Some((d.deployment.requested_at, d.deployment.id));
+            let p = &d.deployment.project;
+            if !seen.contains_key(p) {
+                seen.insert(p.clone(), call.may(&mut tx, Permission::View, Some(p)).await?);
+            }
+            if seen.get(p) == Some(&true) {
+                rows.push(d.deployment);
+            }
+            if rows.len() > limit as usize {
+                break;
+            }
+        }
+        if rows.len() > limit as usize || !more {
+            break;
+        }
+    }
+    let short = rows.len() <= limit as usize;
+    let mut p = page(rows, limit, |d| (d.requested_at, d.id), |d| view::summary(&d));
+    if short && more {
+        p.next = filter.before.as_ref().map(crate::page::encode);
+    }
+    ok(&p)
+}
+
+#[utoipa::path(get, path = "/api/v1/deployments/{id}", tag = "deployments", params(("id" = Uuid, Path,)), responses((status = 200, body = body::DeploymentDetail), (status = "default", body = body::Problem)))]
+pub(crate) async fn get(call: Call) -> Answer {
+    let d = call.deployment()?;
+    let id = d.deployment.id;
+    let mut tx = call.store().read().await?;
+    let tasks = tasks::of_deployment(&mut tx, id).await?;
+    let last: Option<i64> = sql("SELECT next - 1 FROM event_heads WHERE aggregate = $1 AND aggregate_id = $2")
+        .bind(Aggregate::Deployment.as_str())
+        .bind(id.to_string())
+        .fetch_scalar(&mut tx)
+        .await?;
+    let mut detail = view::detail(d, &tasks, call.who()?, call.project()?.1, last.unwrap_or(0).unsigned_abs());
+    for w in detail.summary.waiting_on.iter_mut().filter(|w| w.on == "lock") {
+        let d = &d.deployment;
+        let holder = deployments::locks(&mut tx)
+            .await?
+            .into_iter()
+            .find(|l| l.project == d.project && l.environment == d.environment);
+        let ahead = deployments::queue(&mut tx, &d.project, &d.environment).await?;
+        let place = ahead.iter().position(|a| *a == id).unwrap_or(0);
+        let holder = holder.and_then(|l| l.holder);
+        if let Some(h) = holder {
+            w.text = format!("{}, held by deployment {h}", w.text);
+        }
+        w.data["holder"] = value!(holder);
+        w.data["ahead"] = value!(place);
+    }
+    let mut r = ok(&detail)?;
+    if let Ok(tag) = header::HeaderValue::from_str(&format!("\"{}\"", d.version)) {
+        r.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(r)
+}
+
+#[utoipa::path(get, path = "/api/v1/deployments/{id}/plan", tag = "deployments", params(("id" = Uuid, Path,)), responses((status = 200, body = body::PlanView), (status = "default", body = body::Problem)))]
+pub(crate) async fn plan(call: Call) -> Answer {
+    let d = &call.deployment()?.deployment;
+    let mut tx = call.store().read().await?;
+    let plan = deployments::plan(&mut tx, d.id, &d.plan_digest).await?.ok_or_else(Problem::not_found)?;
+    ok(&body::PlanView { deployment: d.id.0, digest: d.plan_digest.clone(), plan: value!(plan) })
+}
+
+#[utoipa::path(get, path = "/api/v1/deployments/{id}/tasks", tag = "deployments", params(("id" = Uuid, Path,)), responses((status = 200, body = body::Page<body::Task>), (status = "default", body = body::Problem)))]
+pub(crate) async fn tasks(call: Call) -> Answer {
+    let mut tx = call.store().read().await?;
+    let all = tasks::of_deployment(&mut tx, call.deployment()?.deployment.id).await?;
+    ok(&body::Page { items: all.iter().map(view::task).collect(), next: None })
+}
+
+#[utoipa::path(get, path = "/api/v1/deployments/{id}/approvals", tag = "deployments", params(("id" = Uuid, Path,)), responses((status = 200, body = body::Page<body::Approval>), (status = "default", body = body::Problem)))]
+pub(crate) async fn approvals(call: Call) -> Answer {
+    let d = &call.deployment()?.deployment;
+    ok(&body::Page { items: d.approvals.iter().map(view::approval_view).collect(), next: None })
+}
+
+#[utoipa::path(get, path = "/api/v1/commands/{id}", tag = "deployments", params(("id" = Uuid, Path,)), responses((status = 200, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn command(call: Call) -> Answer {
+    let c = call.found.command.as_deref().ok_or_else(Problem::not_found)?;
+    let mut tx = call.store().read().await?;
+    let outcome = commands::outcome(&mut tx, CommandId(c.id.0)).await?;
+    ok(&view::command(c, outcome.as_ref()))
+}
+
+async fn verb(call: &Call, verb: Verb) -> Answer {
+    let d = &call.deployment()?.deployment;
+    submit::submit(call, d.id, &d.environment, verb).await
+}
+
+async fn decide(call: Call, decision: Decision) -> Answer {
+    let g: body::DecisionBody = call.body()?;
+    if g.digest.is_empty() {
+        return Err(Problem::invalid("`digest` must be the plan's digest as you saw it").into());
+    }
+    let mut approval = Approval {
+        deployment: call.deployment()?.deployment.id,
+        plan_digest: g.digest,
+        person: call.who()?.actor.person.clone(),
+        decision,
+        comment: g.comment,
+        at: now(),
+        signature: String::new(),
+    };
+    // Agents check this against the key they were enrolled with, so no writer of the database can approve.
+    let signed =
+        call.state.approval.sign(approval.signed_text().as_bytes()).map_err(|e| Fail::Internal(e.to_string()))?;
+    approval.signature = STANDARD.encode(signed);
+    verb(&call, Verb::Decide { approval }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/approve", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::DecisionBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn approve(call: Call) -> Answer {
+    decide(call, Decision::Approve).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/reject", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::DecisionBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn reject(call: Call) -> Answer {
+    decide(call, Decision::Reject).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/cancel", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::ReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn cancel(call: Call) -> Answer {
+    let g: body::ReasonBody = call.body()?;
+    verb(&call, Verb::Cancel { reason: g.reason }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/pause", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::ReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn pause(call: Call) -> Answer {
+    let g: body::ReasonBody = call.body()?;
+    verb(&call, Verb::Pause { reason: g.reason }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/resume", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::NoBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn resume(call: Call) -> Answer {
+    let _: body::NoBody = call.body()?;
+    verb(&call, Verb::Resume).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/confirm", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::ConfirmBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn confirm(call: Call) -> Answer {
+    let g: body::ConfirmBody = call.body()?;
+    verb(&call, Verb::Confirm { wave: g.wave }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/retry", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn retry(call: Call) -> Answer {
+    let g: body::HostsBody = call.body()?;
+    verb(&call, Verb::Retry { hosts: g.hosts }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/skip", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn skip(call: Call) -> Answer {
+    let g: body::HostsBody = call.body()?;
+    verb(&call, Verb::Skip { hosts: g.hosts }).await
+}
+
+fn reasoned(call: &Call, hosts_needed: bool) -> Result<body::HostsReasonBody, Problem> {
+    let g: body::HostsReasonBody = call.body()?;
+    if g.reason.trim().is_empty() {
+        return Err(Problem::invalid("`reason` must say why; it stays in the audit trail"));
+    }
+    if hosts_needed && g.hosts.is_empty() {
+        return Err(Problem::invalid("`hosts` must name the hosts"));
+    }
+    Ok(g)
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/ignore", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn ignore(call: Call) -> Answer {
+    let g = reasoned(&call, false)?;
+    verb(&call, Verb::Ignore { hosts: g.hosts, reason: g.reason }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/exclude", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn exclude(call: Call) -> Answer {
+    let g = reasoned(&call, true)?;
+    verb(&call, Verb::Exclude { hosts: g.hosts, reason: g.reason }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/override", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn override_hosts(call: Call) -> Answer {
+    let g = reasoned(&call, true)?;
+    verb(&call, Verb::Override { hosts: g.hosts, reason: g.reason }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/abort", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::ReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn abort(call: Call) -> Answer {
+    let g: body::ReasonBody = call.body()?;
+    verb(&call, Verb::Abort { reason: g.reason }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/rollback", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::RollbackBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn rollback(call: Call) -> Answer {
+    let g: body::RollbackBody = call.body()?;
+    let mode = match g.mode.as_deref() {
+        None | Some("normal") => RollbackMode::Normal,
+        Some("emergency") => RollbackMode::Emergency,
+        Some(other) => {
+            return Err(Problem::invalid(format!("`mode` must be normal or emergency, got {other:?}")).into());
+        }
+    };
+    verb(&call, Verb::Rollback { mode, reason: g.reason, rollback: Uuid::now_v7().into() }).await
+}

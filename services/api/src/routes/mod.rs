@@ -1,0 +1,244 @@
+//! Every route, once: what it asks for and who answers. The OpenAPI document is made from the same handlers, and a test holds
+//! the two against each other.
+
+mod access;
+mod artifacts;
+mod catalog;
+mod deployments;
+mod fleet;
+mod hooks;
+mod ops;
+mod streams;
+
+use crate::{
+    problem::Problem,
+    table::{Access, On, Table},
+};
+use actix_web::http::Method;
+use std::sync::LazyLock;
+use utoipa::OpenApi;
+use windlass_domain::access::Permission;
+
+/// One of the known words, or a refusal that names them.
+pub(crate) fn known<T: Copy>(
+    field: &str,
+    given: &str,
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, Problem> {
+    let names = || all.iter().map(|t| name(*t)).collect::<Vec<_>>().join(", ");
+    let found = all.iter().copied().find(|t| name(*t) == given);
+    found.ok_or_else(|| Problem::invalid(format!("`{field}` must be one of {}, got {given:?}", names())))
+}
+
+/// The route table.
+pub(crate) fn table() -> Table {
+    use Access::{EnrollToken, Local, May, Public, Signature, Token};
+    use Permission::{Admin, Approve, Audit, Define, Operate, Override, Trigger, View};
+    let (get, post, put, delete) = (Method::GET, Method::POST, Method::PUT, Method::DELETE);
+    let mut t = Table::default();
+    let mut add = RouteAdder(&mut t);
+    add.to(&get, "/healthz", Public, ops::healthz);
+    add.to(&get, "/readyz", Public, ops::readyz);
+    add.to(&get, "/metrics", Local(View), ops::metrics);
+    add.to(&get, "/api/v1/openapi.json", Public, ops::openapi);
+    add.to(&post, "/hooks/cdevents/{project}", Signature, hooks::cdevents_hook);
+    add.to(&post, "/hooks/github/{project}", Signature, hooks::github_hook);
+    add.to(&post, "/hooks/generic/{project}", Signature, hooks::generic_hook);
+    add.to(&post, "/api/v1/enroll", EnrollToken, fleet::enroll);
+
+    add.to(&get, "/api/v1/me", Token, access::me);
+    add.to(&post, "/api/v1/people", May(Admin, On::Global), access::put_person);
+    add.to(&get, "/api/v1/people", May(Admin, On::Global), access::list_people);
+    add.to(&post, "/api/v1/people/{name}/grants", May(Admin, On::Global), access::set_grants);
+    add.to(&post, "/api/v1/tokens", May(Admin, On::Global), access::make_token);
+    add.to(&get, "/api/v1/tokens", May(Admin, On::Global), access::list_tokens);
+    add.to(&delete, "/api/v1/tokens/{id}", May(Admin, On::Global), access::revoke_token);
+    add.to(&put, "/api/v1/secrets/{scope}/{name}", May(Admin, On::Secret), access::put_secret);
+    add.to(&get, "/api/v1/secrets", May(Admin, On::Rows), access::list_secrets);
+
+    add.to(&post, "/api/v1/apply", May(Define, On::Rows), catalog::apply);
+    add.to(&get, "/api/v1/catalog/{kind}", May(View, On::Rows), catalog::list);
+    // Before the route whose key could swallow it.
+    add.to(&get, "/api/v1/catalog/{kind}/{key}/revisions", May(View, On::Catalog), catalog::revisions);
+    add.to(&get, "/api/v1/catalog/{kind}/{key}", May(View, On::Catalog), catalog::get);
+    add.to(&put, "/api/v1/catalog/{kind}/{key}", May(Define, On::Catalog), catalog::put);
+    add.to(&delete, "/api/v1/catalog/{kind}/{key}", May(Define, On::Catalog), catalog::remove);
+
+    add.to(&post, "/api/v1/projects/{project}/artifacts", May(Trigger, On::Project), artifacts::register);
+    add.to(&get, "/api/v1/projects/{project}/artifacts", May(View, On::Project), artifacts::list);
+    add.to(&get, "/api/v1/projects/{project}/artifacts/{version}", May(View, On::Project), artifacts::get);
+    add.to(&get, "/api/v1/triggers", May(View, On::Rows), ops::triggers);
+
+    add.to(&post, "/api/v1/projects/{project}/deployments", May(Trigger, On::Project), deployments::request);
+    add.to(&get, "/api/v1/deployments", May(View, On::Rows), deployments::list);
+    add.to(&get, "/api/v1/deployments/{id}", May(View, On::Deployment), deployments::get);
+    add.to(&get, "/api/v1/deployments/{id}/plan", May(View, On::Deployment), deployments::plan);
+    add.to(&get, "/api/v1/deployments/{id}/tasks", May(View, On::Deployment), deployments::tasks);
+    add.to(&get, "/api/v1/deployments/{id}/approvals", May(View, On::Deployment), deployments::approvals);
+    add.to(&get, "/api/v1/deployments/{id}/events", May(View, On::Deployment), streams::follow_events);
+    add.to(&get, "/api/v1/deployments/{id}/logs", May(View, On::Deployment), streams::follow_logs);
+    add.to(&get, "/api/v1/commands/{id}", May(View, On::Command), deployments::command);
+    add.to(&get, "/api/v1/queue", May(View, On::Rows), ops::queue);
+    add.to(&post, "/api/v1/deployments/{id}/approve", May(Approve, On::Deployment), deployments::approve);
+    add.to(&post, "/api/v1/deployments/{id}/reject", May(Approve, On::Deployment), deployments::reject);
+    add.to(&post, "/api/v1/deployments/{id}/cancel", May(Trigger, On::Deployment), deployments::cancel);
+    add.to(&post, "/api/v1/deployments/{id}/pause", May(Operate, On::Deployment), deployments::pause);
+    add.to(&post, "/api/v1/deployments/{id}/resume", May(Operate, On::Deployment), deployments::resume);
+    add.to(&post, "/api/v1/deployments/{id}/confirm", May(Operate, On::Deployment), deployments::confirm);
+    add.to(&post, "/api/v1/deployments/{id}/retry", May(Operate, On::Deployment), deployments::retry);
+    add.to(&post, "/api/v1/deployments/{id}/skip", May(Operate, On::Deployment), deployments::skip);
+    add.to(&post, "/api/v1/deployments/{id}/ignore", May(Operate, On::Deployment), deployments::ignore);
+    add.to(&post, "/api/v1/deployments/{id}/exclude", May(Operate, On::Deployment), deployments::exclude);
+    add.to(&post, "/api/v1/deployments/{id}/abort", May(Operate, On::Deployment), deployments::abort);
+    add.to(&post, "/api/v1/deployments/{id}/rollback", May(Operate, On::Deployment), deployments::rollback);
+    add.to(&post, "/api/v1/deployments/{id}/override", May(Override, On::Deployment), deployments::override_hosts);
+
+    add.to(&get, "/api/v1/hosts", May(View, On::Global), fleet::list);
+    add.to(&post, "/api/v1/enroll-tokens", May(Admin, On::Global), fleet::make_token);
+    add.to(&post, "/api/v1/agents/{id}/revoke", May(Admin, On::Global), fleet::revoke);
+    add.to(&get, "/api/v1/notifications", May(View, On::Rows), ops::list_notifications);
+    add.to(&post, "/api/v1/notifications/{id}/retry", May(Admin, On::Global), ops::retry_notification);
+    add.to(&get, "/api/v1/audit/checkpoint", May(Audit, On::Global), ops::checkpoint);
+    add.to(&get, "/api/v1/audit/export", May(Audit, On::Global), ops::audit_export);
+    add.to(&get, "/api/v1/audit/key", May(Audit, On::Global), ops::audit_key);
+    add.to(&get, "/api/v1/doctor", May(Admin, On::Global), ops::doctor);
+    t
+}
+
+struct RouteAdder<'a>(&'a mut Table);
+
+impl RouteAdder<'_> {
+    fn to<F, Fut>(&mut self, method: &Method, path: &'static str, access: Access, handler: F)
+    where
+        F: Fn(crate::call::Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = crate::call::Answer> + 'static,
+    {
+        self.0.add(method.clone(), path, access, handler);
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Windlass", description = "The HTTP API of the Windlass release orchestrator."),
+    paths(
+        ops::healthz,
+        ops::readyz,
+        ops::metrics,
+        ops::openapi,
+        hooks::cdevents_hook,
+        hooks::github_hook,
+        hooks::generic_hook,
+        fleet::enroll,
+        access::me,
+        access::put_person,
+        access::list_people,
+        access::set_grants,
+        access::make_token,
+        access::list_tokens,
+        access::revoke_token,
+        access::put_secret,
+        access::list_secrets,
+        catalog::apply,
+        catalog::list,
+        catalog::revisions,
+        catalog::get,
+        catalog::put,
+        catalog::remove,
+        artifacts::register,
+        artifacts::list,
+        artifacts::get,
+        ops::triggers,
+        deployments::request,
+        deployments::list,
+        deployments::get,
+        deployments::plan,
+        deployments::tasks,
+        deployments::approvals,
+        streams::follow_events,
+        streams::follow_logs,
+        deployments::command,
+        ops::queue,
+        deployments::approve,
+        deployments::reject,
+        deployments::cancel,
+        deployments::pause,
+        deployments::resume,
+        deployments::confirm,
+        deployments::retry,
+        deployments::skip,
+        deployments::ignore,
+        deployments::exclude,
+        deployments::abort,
+        deployments::rollback,
+        deployments::override_hosts,
+        fleet::list,
+        fleet::make_token,
+        fleet::revoke,
+        ops::list_notifications,
+        ops::retry_notification,
+        ops::checkpoint,
+        ops::audit_export,
+        ops::audit_key,
+        ops::doctor,
+    )
+)]
+struct Document;
+
+/// The OpenAPI document. Each operation says what it asks for in `x-access`, and its security accordingly.
+pub(crate) fn openapi() -> serde_json::Value {
+    let mut doc = serde_json::to_value(Document::openapi()).unwrap_or_default();
+    for r in table().0 {
+        let op = &mut doc["paths"][r.path][r.method.as_str().to_lowercase()];
+        if op.is_object() {
+            op["x-access"] = format!("{:?}", r.access).into();
+            if matches!(r.access, Access::Token | Access::May(..) | Access::Local(_)) {
+                op["security"] = serde_json::json!([{ "token": [] }]);
+            }
+        }
+    }
+    doc["components"]["securitySchemes"] = serde_json::json!({ "token": { "type": "http", "scheme": "bearer" } });
+    doc
+}
+
+pub(crate) fn openapi_text() -> &'static str {
+    static TEXT: LazyLock<String> =
+        LazyLock::new(|| serde_json::to_string_pretty(&openapi()).unwrap_or_default() + "\n");
+    &TEXT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_table_and_the_document_name_the_same_routes() {
+        let routes: BTreeSet<String> = table().0.iter().map(|r| format!("{} {}", r.method, r.path)).collect();
+        assert_eq!(routes.len(), table().0.len(), "a route stands twice in the table");
+        let doc = serde_json::to_value(Document::openapi()).expect("json");
+        let paths = doc["paths"].as_object().expect("paths");
+        let documented: BTreeSet<String> = paths
+            .iter()
+            .flat_map(|(p, ops)| {
+                ops.as_object().expect("operations").keys().map(move |m| format!("{} {p}", m.to_uppercase()))
+            })
+            .collect();
+        assert_eq!(routes, documented);
+    }
+
+    /// The document is reviewed as a file. `UPDATE=1 cargo test -p windlass-api openapi` writes it anew.
+    #[test]
+    fn the_openapi_file_is_what_the_handlers_say() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, openapi_text()).expect("writes");
+        }
+        let file = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            file == openapi_text(),
+            "{} is not what the handlers say; run this test with UPDATE=1 and review it",
+            path.display()
+        );
+    }
+}

@@ -1,0 +1,301 @@
+//! From stored documents to the bodies of `contracts::http`. These types are all that leaves: none can hold a secret.
+
+use crate::auth::Who;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use windlass_contracts::{command, http as body};
+use windlass_domain::{
+    access::{Permission, Target},
+    approval::{self, Decision},
+    deployment::{Deployment, HostRun, HostState, State, StepRunKind, WaitingOn, WaveState},
+    ids::DeploymentId,
+};
+use windlass_store::{artifacts, deployments, logs, tasks::StoredTask};
+
+/// The text of a unit enum as it is stored.
+pub(crate) fn name<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(s)) => s,
+        Ok(Value::Object(o)) => o.values().find_map(|v| v.as_str().map(str::to_owned)).unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+pub(crate) fn waiting(w: &WaitingOn) -> body::WaitingOn {
+    let mut data = serde_json::to_value(w).unwrap_or_default();
+    let on = data.as_object_mut().and_then(|o| o.remove("on"));
+    let on = on.and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+    body::WaitingOn { on, text: w.to_string(), data }
+}
+
+pub(crate) fn counts(d: &Deployment) -> body::HostCounts {
+    let mut c = body::HostCounts::default();
+    for h in d.hosts() {
+        c.total += 1;
+        match h.state {
+            HostState::Succeeded => c.succeeded += 1,
+            HostState::Failed => c.failed += 1,
+            HostState::Running => c.running += 1,
+            HostState::Waiting => c.waiting += 1,
+            HostState::Unknown => c.unknown += 1,
+            _ => c.other += 1,
+        }
+    }
+    c
+}
+
+pub(crate) fn summary(d: &Deployment) -> body::Deployment {
+    let last = d.approvals.iter().map(|a| a.at).chain([d.requested_at]).chain(d.started_at).chain(d.ended_at).max();
+    body::Deployment {
+        id: d.id.0,
+        project: d.project.clone(),
+        environment: d.environment.clone(),
+        version: d.version.clone(),
+        kind: name(&d.kind),
+        state: d.state.as_str().into(),
+        requested_by: d.requested_by.clone(),
+        requested_at: d.requested_at,
+        started_at: d.started_at,
+        ended_at: d.ended_at,
+        updated_at: last.unwrap_or(d.requested_at),
+        waiting_on: d.waiting_on().iter().map(waiting).collect(),
+        hosts: counts(d),
+    }
+}
+
+pub(crate) fn detail(
+    s: &deployments::Stored,
+    tasks: &[StoredTask],
+    who: &Who,
+    group: &str,
+    last_event: u64,
+) -> body::DeploymentDetail {
+    let d = &s.deployment;
+    let missing = approval::missing(&d.rules, &d.requested_by, &d.plan_digest, &d.approvals);
+    let mut latest: BTreeMap<(&str, &str), &StoredTask> = BTreeMap::new();
+    for t in tasks {
+        let slot = latest.entry((t.step.as_str(), t.task.host.as_str())).or_insert(t);
+        if t.task.attempt > slot.task.attempt {
+            *slot = t;
+        }
+    }
+    let by = |b: &windlass_domain::deployment::By| body::By { who: b.who.clone(), reason: b.reason.clone(), at: b.at };
+    body::DeploymentDetail {
+        summary: summary(d),
+        revision: s.version,
+        release: d.release.0,
+        note: d.note.clone(),
+        pool: d.pool.clone(),
+        only_hosts: d.only_hosts.clone(),
+        plan_digest: d.plan_digest.clone(),
+        rules: d
+            .rules
+            .iter()
+            .map(|r| body::RuleState {
+                name: r.name.clone(),
+                quorum: r.quorum,
+                have: missing.iter().find(|m| m.rule == r.name).map_or(r.quorum, |m| m.have),
+                people: r.people.clone(),
+            })
+            .collect(),
+        approvals: d.approvals.iter().map(approval_view).collect(),
+        not_before: d.not_before,
+        expires_at: d.expires_at,
+        steps: d.steps.iter().map(|s| step(s, &latest)).collect(),
+        pause: d.pause.as_ref().map(by),
+        end: d.end.as_ref().map(by),
+        rollback_of: d.rollback.as_ref().map(|r| r.of.0),
+        rollback_mode: d.rollback.as_ref().map(|r| name(&r.mode)),
+        rolled_back_by: d.rolled_back_by.map(|r| r.0),
+        actions: actions(d, who, group),
+        last_event,
+    }
+}
+
+pub(crate) fn approval_view(a: &approval::Approval) -> body::Approval {
+    body::Approval {
+        person: a.person.clone(),
+        decision: name(&a.decision),
+        plan_digest: a.plan_digest.clone(),
+        comment: a.comment.clone(),
+        at: a.at,
+    }
+}
+
+fn step(s: &windlass_domain::deployment::StepRun, latest: &BTreeMap<(&str, &str), &StoredTask>) -> body::Step {
+    let mut out = body::Step {
+        id: s.id.clone(),
+        needs: s.needs.clone(),
+        state: name(&s.state),
+        kind: "rollout".into(),
+        action: None,
+        attempt: None,
+        reason: None,
+        waves: vec![],
+    };
+    match &s.kind {
+        StepRunKind::Central { action, attempt, reason, .. } => {
+            out.kind = "central".into();
+            out.action = Some(action.clone());
+            out.attempt = Some(*attempt);
+            out.reason.clone_from(reason);
+        }
+        StepRunKind::Rollout(r) => {
+            for (index, w) in (0u32..).zip(&r.waves) {
+                let (state, bake_until) = match w.state {
+                    WaveState::Baking { until } => ("baking", Some(until)),
+                    WaveState::Waiting => ("waiting", None),
+                    WaveState::Running => ("running", None),
+                    WaveState::Confirming => ("confirming", None),
+                    WaveState::Succeeded => ("succeeded", None),
+                    WaveState::Failed => ("failed", None),
+                };
+                let host = |h: &HostRun| body::HostRun {
+                    host: h.host.clone(),
+                    state: name(&h.state),
+                    attempt: h.attempt,
+                    failed_step: h.failed_step,
+                    reason: h.reason.clone(),
+                    task: latest.get(&(s.id.as_str(), h.host.as_str())).map(|t| task(t)),
+                };
+                let hosts = w.hosts.iter().map(host).collect();
+                out.waves.push(body::Wave { index, state: state.into(), bake_until, hosts });
+            }
+        }
+    }
+    out
+}
+
+pub(crate) fn task(t: &StoredTask) -> body::Task {
+    let k = &t.task;
+    body::Task {
+        id: k.id.0,
+        host: k.host.clone(),
+        step: t.step.clone(),
+        attempt: k.attempt,
+        state: k.state.as_str().into(),
+        reason: k.reason.clone(),
+        offered_at: k.offered_at,
+        started_at: k.started_at,
+        settled_at: k.settled_at,
+        steps: k
+            .steps
+            .iter()
+            .map(|s| body::TaskStep {
+                index: s.index,
+                outcome: name(&s.outcome),
+                exit_code: s.exit_code,
+                message: s.message.clone(),
+                started_at: s.started_at,
+                ended_at: s.ended_at,
+                left_processes: s.left_processes,
+            })
+            .collect(),
+        log_bytes: k.report.as_ref().map(|r| r.log_bytes),
+        log_dropped: k.report.as_ref().map(|r| r.log_dropped),
+    }
+}
+
+/// What this person may press now: what the state takes and the rights allow. The scheduler has the last word.
+fn actions(d: &Deployment, who: &Who, group: &str) -> Vec<String> {
+    let target = Target::Project { name: &d.project, group };
+    let has = |p: Permission| who.actor.may(p, target);
+    let decides = |decision| {
+        approval::check(
+            &d.rules,
+            &d.requested_by,
+            &d.plan_digest,
+            &d.approvals,
+            &who.actor.person,
+            &d.plan_digest,
+            decision,
+        )
+        .is_ok()
+    };
+    let waits = d.waiting_on();
+    let intervention = waits.iter().any(|w| matches!(w, WaitingOn::Intervention { .. }));
+    let active = matches!(d.state, State::Running | State::Paused);
+    let asking = d.state == State::AwaitingApproval;
+    let all = [
+        ("approve", has(Permission::Approve) && asking && decides(Decision::Approve)),
+        ("reject", has(Permission::Approve) && asking && decides(Decision::Reject)),
+        ("cancel", has(Permission::Trigger) && d.state.is_before_running()),
+        ("pause", has(Permission::Operate) && active && d.pause.is_none()),
+        ("resume", has(Permission::Operate) && active && d.pause.is_some()),
+        (
+            "confirm",
+            has(Permission::Operate) && active && waits.iter().any(|w| matches!(w, WaitingOn::Confirmation { .. })),
+        ),
+        ("retry", has(Permission::Operate) && active && intervention),
+        ("skip", has(Permission::Operate) && active && intervention),
+        ("ignore", has(Permission::Operate) && active && intervention),
+        ("exclude", has(Permission::Operate) && active && intervention),
+        ("abort", has(Permission::Operate) && active),
+        (
+            "rollback",
+            has(Permission::Operate)
+                && d.rolled_back_by.is_none()
+                && d.started_at.is_some()
+                && d.state != State::RolledBack,
+        ),
+        ("override", has(Permission::Override) && !d.unknown_hosts().is_empty()),
+    ];
+    all.into_iter().filter(|(_, ok)| *ok).map(|(n, _)| n.to_owned()).collect()
+}
+
+pub(crate) fn artifact(a: artifacts::Registered) -> body::Artifact {
+    let (a, created_at) = (a.artifact, a.created_at);
+    body::Artifact {
+        id: a.id.0,
+        project: a.project,
+        version: a.version,
+        digest: a.digest,
+        url: a.url,
+        size: a.size,
+        git_ref: a.git_ref,
+        commit: a.commit,
+        committer: a.committer,
+        build_url: a.build_url,
+        built_at: a.built_at,
+        created_at,
+    }
+}
+
+pub(crate) fn chunk(c: logs::StoredChunk) -> body::LogChunk {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    body::LogChunk {
+        n: c.n,
+        task: c.chunk.task.0,
+        seq: c.chunk.seq,
+        host: c.chunk.host,
+        step: c.chunk.step,
+        stream: c.chunk.stream,
+        at: c.chunk.at,
+        data: STANDARD.encode(c.chunk.data),
+    }
+}
+
+/// A command with what became of it.
+pub(crate) fn command(c: &command::Command, outcome: Option<&command::CommandOutcome>) -> body::Command {
+    let new = match &c.verb {
+        command::Verb::Request(r) => Some(r.deployment),
+        command::Verb::Rollback { rollback, .. } => Some(*rollback),
+        _ => None,
+    };
+    body::Command {
+        id: c.id.0,
+        verb: c.verb.name().into(),
+        project: c.project.clone(),
+        environment: c.environment.clone(),
+        deployment: c.deployment.map(|d: DeploymentId| d.0),
+        new_deployment: new.map(|d| d.0),
+        actor: c.actor.clone(),
+        state: outcome.map_or("pending", |o| if o.accepted { "accepted" } else { "refused" }).into(),
+        code: outcome.map(|o| o.code.clone()).unwrap_or_default(),
+        detail: outcome.map(|o| o.detail.clone()).unwrap_or_default(),
+        created_at: c.created_at,
+        decided_at: outcome.map(|o| o.decided_at),
+        url: format!("{}/commands/{}", body::PREFIX, c.id),
+    }
+}
