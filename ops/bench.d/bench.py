@@ -78,6 +78,9 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
 
+    def handle_error(self, request, client_address):
+        """A client that hangs up is none of ours to report."""
+
 
 def serve(directory):
     """In a process of its own, so that its CPU is not counted to either controller."""

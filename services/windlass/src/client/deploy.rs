@@ -236,7 +236,7 @@ fn show_plan(answer: &Value, out: Out) -> Result<(), Error> {
     for s in view::list(plan, "steps") {
         let skipped = if view::text(s, "skipped") == "true" { " (skipped: its condition is false)" } else { "" };
         let action = view::text(s, "kind/action");
-        out.line(clean(&format!("step      {} {action}{skipped}", view::text(s, "id")), false))?;
+        out.line(clean(format!("step      {} {action}{skipped}", view::text(s, "id")).trim_end(), false))?;
         for (n, wave) in view::list(s, "kind/waves").iter().enumerate() {
             let of = |i: &Value| i.as_u64().and_then(|i| hosts.get(i as usize)).cloned().unwrap_or_default();
             let names: Vec<String> = wave.as_array().into_iter().flatten().map(of).collect();

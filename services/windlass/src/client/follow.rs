@@ -97,7 +97,7 @@ fn ended(end: &Value) -> Result<Next, Error> {
 /// One line for people; `None` for what the log shows better.
 fn event_line(event: &Value) -> Option<String> {
     let what = view::text(event, "what");
-    if what.is_empty() || what.starts_with("step.") {
+    if what.is_empty() || ["step.", "command.", "work."].iter().any(|p| what.starts_with(p)) {
         return None;
     }
     let payload = view::at(event, "payload")?;
