@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-/// os, arch, hostname, cores, memory_mb, and the current release of the deployment root.
+/// os, arch, hostname, cores, `memory_mb`, and the current release of the deployment root.
 pub fn facts(root: Option<&Path>) -> serde_json::Value {
     let read = |p: &str| fs::read_to_string(p).unwrap_or_default();
     let hostname = read("/proc/sys/kernel/hostname").trim().to_owned();

@@ -101,7 +101,10 @@ impl LogStream {
             self.unacked.push_back((seq, p, self.at.sent));
         }
         if self.at.sent != before {
-            self.dir.write_cursors(&self.at)?;
+            self.remember();
+        }
+        if late && self.unacked.is_empty() {
+            self.retry_at = now + RETRY;
         }
         Ok(out)
     }
@@ -117,7 +120,7 @@ impl LogStream {
         self.retry_at = now;
     }
 
-    pub fn acked(&mut self, seq: u64, window: u64, now: Duration) -> io::Result<()> {
+    pub fn acked(&mut self, seq: u64, window: u64, now: Duration) {
         self.window = window;
         let mut moved = false;
         while self.unacked.front().is_some_and(|(s, _, _)| *s <= seq) {
@@ -129,9 +132,15 @@ impl LogStream {
         if moved {
             self.retry = RETRY;
             self.retry_at = now + RETRY;
-            self.dir.write_cursors(&self.at)?;
+            self.remember();
         }
-        Ok(())
+    }
+
+    /// A full disk must not stop the agent: at worst a restart sends some pieces again under other numbers.
+    fn remember(&self) {
+        if let Err(e) = self.dir.write_cursors(&self.at) {
+            tracing::warn!(task = %self.task, error = %e, "cannot note how far the log was sent");
+        }
     }
 
     /// Frames and cut bytes in all; exact once the runner has ended.
@@ -194,13 +203,13 @@ mod tests {
         let (_d, dir, mut w, task) = setup();
         put(&mut w, 20, &"x".repeat(1000));
         let mut s = LogStream::open(task, dir, NOW).expect("opens");
-        s.acked(0, 3000, NOW).expect("acks nothing");
+        s.acked(0, 3000, NOW);
         let first = s.due(NOW).expect("reads");
         assert_eq!(first.iter().map(|f| f.seq).collect::<Vec<_>>(), [0, 1, 2]);
         assert!(s.due(NOW).expect("reads").is_empty());
         let again = s.due(NOW + Duration::from_secs(2)).expect("reads");
         assert_eq!(again.iter().map(|f| f.seq).collect::<Vec<_>>(), [0, 1, 2]);
-        s.acked(1, 2000, NOW).expect("acks");
+        s.acked(1, 2000, NOW);
         assert_eq!(s.due(NOW).expect("reads").iter().map(|f| f.seq).collect::<Vec<_>>(), [3]);
     }
 
@@ -210,7 +219,7 @@ mod tests {
         put(&mut w, 100, &"x".repeat(1000));
         let mut s = LogStream::open(task, dir.clone(), NOW).expect("opens");
         assert_eq!(s.due(NOW).expect("reads").len(), 100);
-        s.acked(79, 1 << 20, NOW).expect("acks");
+        s.acked(79, 1 << 20, NOW);
         drop(s);
         let mut s = LogStream::open(task, dir.clone(), NOW).expect("opens");
         let again = s.due(NOW).expect("reads");
@@ -225,7 +234,7 @@ mod tests {
         let t = s.totals().expect("counts");
         assert_eq!((t.frames, t.seen), (80 + all.len() as u64, 1_100_000));
         assert!(!s.is_done(t.frames));
-        s.acked(t.frames - 1, 1 << 20, NOW).expect("acks");
+        s.acked(t.frames - 1, 1 << 20, NOW);
         assert!(s.is_done(t.frames));
     }
 }

@@ -18,7 +18,7 @@ struct Cli {
 enum Command {
     /// Trade a one-time token for an identity
     Enroll {
-        /// Address of the console, for example https://windlass.example.org
+        /// Address of the console: an https URL, or http on this machine
         #[arg(long)]
         server: String,
         /// The token; visible to other users of the machine, so prefer --token-file

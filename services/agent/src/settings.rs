@@ -13,7 +13,7 @@ pub enum SettingsError {
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] io::Error),
     #[error("{0} is not valid")]
-    Parse(PathBuf, #[source] serde_saphyr::Error),
+    Parse(PathBuf, #[source] Box<serde_saphyr::Error>),
     #[error("no deployment root: give --root, or `root:` in {0}")]
     NoRoot(PathBuf),
     #[error("the deployment root {0} must be an absolute path")]
@@ -51,7 +51,7 @@ impl Settings {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Settings::default()),
             Err(e) => Err(SettingsError::Read(p, e)),
             Ok(t) if t.trim().is_empty() => Ok(Settings::default()),
-            Ok(t) => serde_saphyr::from_str(&t).map_err(|e| SettingsError::Parse(p, e)),
+            Ok(t) => serde_saphyr::from_str(&t).map_err(|e| SettingsError::Parse(p, Box::new(e))),
         }
     }
 

@@ -4,6 +4,7 @@
 //! Rules: E4, E5, E7 and E8 of the protocol. The one that matters most: a task that has an INTENT is never started again.
 
 mod verify;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -15,12 +16,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use windlass_contracts::frames::{Offer, OpenState, OpenTask, RefuseCode, UpBody};
+use windlass_contracts::frames::{Offer, RefuseCode, UpBody};
 use windlass_domain::{
     Timestamp,
     ids::{DeploymentId, TaskId, WorkId},
     task::{ReportedOutcome, TaskReport},
 };
+
+/// An accepted task counts against the host's limit this long: its GRANT may come any moment.
+const TAKEN: Duration = Duration::from_secs(60);
+/// An accepted task that was not granted within this time will not be.
+const FORGOTTEN: Duration = Duration::from_secs(900);
 
 /// Both clocks: leases are judged by the monotonic one, `not_after` of an offer by the wall.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +48,7 @@ enum Phase {
     /// `nonce` is that of the last ACCEPT of this process; a restart forgets it.
     Accepted {
         nonce: Option<Nonce>,
+        since: Duration,
     },
     /// INTENT is journaled. `stop`: a FENCE came.
     Running {
@@ -53,6 +60,8 @@ enum Phase {
         acked: bool,
     },
 }
+
+const UNSET: Phase = Phase::Accepted { nonce: None, since: Duration::ZERO };
 
 #[derive(Debug, Clone, PartialEq)]
 struct Nonce {
@@ -106,6 +115,8 @@ pub enum Input {
         task: TaskId,
         reason: String,
     },
+    /// Time passed.
+    Expire,
     /// The runner ended; after a restart, for each task of [`Dispatch::running`].
     Looked {
         task: TaskId,
@@ -162,7 +173,7 @@ impl Dispatch {
             Record::Accepted(a) => {
                 self.raise_epoch(a.work, a.epoch);
                 self.raise_fence((a.spec.project.clone(), a.spec.environment.clone()), a.fence);
-                let phase = Phase::Accepted { nonce: None };
+                let phase = Phase::Accepted { nonce: None, since: Duration::ZERO };
                 self.tasks.insert(a.task, Task { accepted: Some(a.clone()), phase });
             }
             Record::Intent { task, epoch, boot_id } => {
@@ -196,7 +207,7 @@ impl Dispatch {
     }
 
     fn end(&mut self, task: TaskId, report: Box<TaskReport>) {
-        let t = self.tasks.entry(task).or_insert(Task { accepted: None, phase: Phase::Accepted { nonce: None } });
+        let t = self.tasks.entry(task).or_insert(Task { accepted: None, phase: UNSET });
         t.phase = Phase::Ended { report, acked: false };
     }
 
@@ -238,6 +249,7 @@ impl Dispatch {
                 report.steps.extend(self.start_failure(task, reason, now));
                 self.ended(task, Box::new(report), &mut out);
             }
+            Input::Expire => self.expire(now, &mut out),
             Input::Looked { task, found } => self.looked(task, found, &mut out),
         }
         out
@@ -260,7 +272,8 @@ impl Dispatch {
         let refuse = |code, detail: String| Output::Send(UpBody::Refuse { task: offer.task, code, detail });
         if let Some(t) = self.tasks.get_mut(&offer.task) {
             match &mut t.phase {
-                Phase::Accepted { nonce: current } => {
+                Phase::Accepted { nonce: current, since } => {
+                    *since = now.mono;
                     let n = current.get_or_insert(Nonce { text: nonce, sent: now.mono });
                     n.sent = now.mono;
                     out.push(accept(offer.task, &n.text));
@@ -299,7 +312,7 @@ impl Dispatch {
                 return;
             }
             let older = same || (a.spec.project == place.0 && a.spec.environment == place.1 && a.fence < offer.fence);
-            match t.phase {
+            match &t.phase {
                 Phase::Running { .. } if older => {
                     let detail = format!("task {id} (attempt {}) still runs here", a.attempt);
                     out.push(refuse(RefuseCode::Busy, detail));
@@ -307,7 +320,8 @@ impl Dispatch {
                 }
                 Phase::Running { .. } => running += 1,
                 Phase::Accepted { .. } if older => overtaken.push((*id, a.work)),
-                Phase::Accepted { .. } => running += 1,
+                Phase::Accepted { since, .. } if now.mono.saturating_sub(*since) < TAKEN => running += 1,
+                Phase::Accepted { .. } => {}
                 Phase::Ended { .. } => {}
             }
         }
@@ -333,7 +347,8 @@ impl Dispatch {
         self.journal(record, out);
         out.push(accept(offer.task, &nonce));
         if let Some(t) = self.tasks.get_mut(&offer.task) {
-            t.phase = Phase::Accepted { nonce: Some(Nonce { text: nonce, sent: now.mono }) };
+            let nonce = Some(Nonce { text: nonce, sent: now.mono });
+            t.phase = Phase::Accepted { nonce, since: now.mono };
         }
     }
 
@@ -350,7 +365,7 @@ impl Dispatch {
     ) {
         let Some(t) = self.tasks.get_mut(&task) else { return };
         match &mut t.phase {
-            Phase::Accepted { nonce: current } => {
+            Phase::Accepted { nonce: current, .. } => {
                 let Some(accepted) = t.accepted.clone() else { return };
                 if epoch < self.epochs.get(&accepted.work).copied().unwrap_or(0) {
                     return;
@@ -399,6 +414,20 @@ impl Dispatch {
         }
     }
 
+    /// An executor that withdraws an offer need not tell: what is accepted and never granted is fenced here some day, so
+    /// that it is not listed for ever.
+    fn expire(&mut self, now: Now, out: &mut Vec<Output>) {
+        let old = |t: &Task| match (&t.phase, &t.accepted) {
+            (Phase::Accepted { since, .. }, Some(a)) if now.mono.saturating_sub(*since) >= FORGOTTEN => Some(a.work),
+            _ => None,
+        };
+        let all: Vec<_> = self.tasks.iter().filter_map(|(id, t)| Some((*id, old(t)?))).collect();
+        for (task, work) in all {
+            self.journal(Record::Fenced { task, work, epoch: 0 }, out);
+            out.push(result(task, &empty_report(ReportedOutcome::Fenced)));
+        }
+    }
+
     fn ended(&mut self, task: TaskId, report: Box<TaskReport>, out: &mut Vec<Output>) {
         if !matches!(self.tasks.get(&task).map(|t| &t.phase), Some(Phase::Running { .. })) {
             return;
@@ -425,73 +454,6 @@ impl Dispatch {
             }
             (Found::NotBegun, None) => self.ended(task, Box::new(empty_report(ReportedOutcome::Interrupted)), out),
         }
-    }
-
-    /// Tasks with an INTENT and no end, with the boot they were started in.
-    pub fn running(&self) -> Vec<(TaskId, String)> {
-        self.tasks
-            .iter()
-            .filter_map(|(id, t)| match &t.phase {
-                Phase::Running { boot_id, .. } => Some((*id, boot_id.clone())),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// Results that are not acknowledged yet.
-    pub fn unacked(&self) -> Vec<(TaskId, TaskReport)> {
-        self.tasks
-            .iter()
-            .filter_map(|(id, t)| match &t.phase {
-                Phase::Ended { report, acked: false } => Some((*id, (**report).clone())),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// The report of an ended task.
-    pub fn report(&self, task: TaskId) -> Option<&TaskReport> {
-        match &self.tasks.get(&task)?.phase {
-            Phase::Ended { report, .. } => Some(report),
-            _ => None,
-        }
-    }
-
-    pub fn policy(&self) -> &Policy {
-        &self.verifier.policy
-    }
-
-    /// Whether the id was ever accepted or fenced here.
-    pub fn knows(&self, task: TaskId) -> bool {
-        self.tasks.contains_key(&task) || self.known.contains(&task)
-    }
-
-    /// Whether the task's result is acknowledged, or the task is not known (any more).
-    pub fn is_settled(&self, task: TaskId) -> bool {
-        self.tasks.get(&task).is_none_or(|t| matches!(t.phase, Phase::Ended { acked: true, .. }))
-    }
-
-    /// [`Dispatch::open`] of a journal, for those who only look.
-    pub fn open_in(journal: &[Entry]) -> Vec<OpenTask> {
-        let approval_key = nkeys::KeyPair::new_user();
-        let verifier = Verifier { policy: Policy::default(), host: String::new(), approval_key };
-        Dispatch::new(verifier, "", journal).open()
-    }
-
-    /// For HELLO: all that is not acknowledged.
-    pub fn open(&self) -> Vec<OpenTask> {
-        self.tasks
-            .iter()
-            .filter_map(|(id, t)| {
-                let state = match &t.phase {
-                    Phase::Accepted { .. } => OpenState::Accepted,
-                    Phase::Running { .. } => OpenState::Running,
-                    Phase::Ended { acked: false, .. } => OpenState::Ended,
-                    Phase::Ended { acked: true, .. } => return None,
-                };
-                Some(OpenTask { task: *id, state })
-            })
-            .collect()
     }
 }
 

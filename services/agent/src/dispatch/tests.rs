@@ -49,7 +49,7 @@ pub(crate) fn proof(spec: &TaskSpec) -> SpecProof {
     let root = root(&[leaf]).to_string();
     let body = "0".repeat(64);
     let hex: String =
-        Sha256::digest(format!("windlass-plan-v1\n{body}\n{root}")).iter().map(|b| format!("{b:02x}")).collect();
+        Sha256::digest(format!("windlass-plan-v1\n{body}\n{root}\n1")).iter().map(|b| format!("{b:02x}")).collect();
     let digest = PlanDigest { digest: format!("sha256:{hex}"), body, root, leaves: 1 };
     SpecProof { digest, index: 0, path: vec![] }
 }
@@ -250,6 +250,19 @@ fn what_a_restart_finds_decides() {
     assert_eq!(run(Found::Alive), None);
 }
 
+#[test]
+fn an_accepted_task_that_is_never_granted_frees_its_place_and_is_fenced_at_last() {
+    let mut h = Host::with(Policy { max_parallel: 1, ..Policy::default() }, &KeyPair::new_user());
+    h.offer(&offer(1, 1), "n1");
+    let other = |d| Box::new(Offer { deployment: id(d), ..offer(d, 1) });
+    let at_s = |h: &mut Host, d, s| h.step(Input::Offer { offer: other(d), nonce: "n".into() }, at(s));
+    assert_eq!(refusal(&at_s(&mut h, 2, 59)), Some(RefuseCode::Busy));
+    assert_eq!(refusal(&at_s(&mut h, 2, 60)), None);
+    assert!(h.step(Input::Expire, at(899)).is_empty());
+    assert_eq!(outcome(&h.step(Input::Expire, at(900))), Some(ReportedOutcome::Fenced));
+    assert_eq!(starts(&h.grant(1, "n1", 5)), 0);
+}
+
 fn approval(o: &Offer, person: &str, key: &KeyPair) -> Approval {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let mut a = Approval {
@@ -283,7 +296,7 @@ fn a_protected_environment_needs_distinct_signed_approvals_of_this_plan() {
     assert_eq!(refused(vec![ann.clone(), approval(&o, "bob", &forger)]), bad, "forged");
     assert_eq!(refused(vec![ann.clone(), Approval { person: "cat".into(), ..bob.clone() }]), bad, "renamed");
     assert_eq!(refused(vec![ann.clone(), Approval { decision: Decision::Reject, ..bob.clone() }]), bad);
-    let mut other = bob.clone();
+    let mut other = bob;
     other.plan_digest = format!("sha256:{}", "1".repeat(64));
     other.signature = approval(
         &Offer {
@@ -291,7 +304,7 @@ fn a_protected_environment_needs_distinct_signed_approvals_of_this_plan() {
                 digest: PlanDigest { digest: other.plan_digest.clone(), ..o.proof.digest.clone() },
                 ..o.proof.clone()
             },
-            ..o.clone()
+            ..o
         },
         "bob",
         &key,
@@ -339,6 +352,7 @@ enum Move {
     /// Crash after that many outputs of the next step.
     CrashIn(u8),
     Reboot,
+    Expire,
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -350,6 +364,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => (0u8..4).prop_map(Move::Ends),
         3 => (0u8..5).prop_map(Move::CrashIn),
         1 => Just(Move::Reboot),
+        1 => Just(Move::Expire),
     ];
     prop::collection::vec(m, 1..80)
 }
@@ -368,6 +383,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn an_attempt_starts_at_most_once(moves in moves()) {
+        // Without this a verifier that refuses everything would make all below true.
+        prop_assert!(nonce_of(&Host::new().offer(&offer(1, 1), "n")).is_some());
         let (mut h, mut w) = (Host::new(), World::default());
         let mut boot = 0;
         let mut crash_in = None;
@@ -388,6 +405,10 @@ proptest! {
                     Input::Grant { task: task(n), nonce, epoch: 1, lease_s: 10, fresh_nonce: name() }
                 }
                 Move::Fence(n) => Input::Fence { task: task(n), work: id(7), epoch: 1 },
+                Move::Expire => {
+                    clock += 900;
+                    Input::Expire
+                }
                 Move::Ack(n) => Input::ResultAck { task: task(n) },
                 Move::Ends(n) => {
                     if !w.alive.remove(&task(n)) { continue }

@@ -54,7 +54,7 @@ pub enum PolicyError {
     #[error("cannot read the policy {0}")]
     Read(String, #[source] std::io::Error),
     #[error("the policy {0} is not valid; fix it or remove it to allow everything")]
-    Parse(String, #[source] serde_saphyr::Error),
+    Parse(String, #[source] Box<serde_saphyr::Error>),
     #[error("the policy {0} may be changed by others than its owner; run `chmod go-w` on it")]
     Writable(String),
 }
@@ -76,7 +76,7 @@ impl Policy {
         if text.trim().is_empty() {
             return Ok(Policy::default());
         }
-        serde_saphyr::from_str(&text).map_err(|e| PolicyError::Parse(name, e))
+        serde_saphyr::from_str(&text).map_err(|e| PolicyError::Parse(name, Box::new(e)))
     }
 }
 

@@ -320,7 +320,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 pub(crate) fn proof(spec: &TaskSpec) -> SpecProof {
     let root = root(&[leaf_hash(canonical_json(spec).expect("json").as_bytes())]).to_string();
     let body = "0".repeat(64);
-    let digest = sha256(format!("windlass-plan-v1\n{body}\n{root}").as_bytes());
+    let digest = sha256(format!("windlass-plan-v1\n{body}\n{root}\n1").as_bytes());
     SpecProof { digest: PlanDigest { digest, body, root, leaves: 1 }, index: 0, path: vec![] }
 }
 

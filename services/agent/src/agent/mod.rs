@@ -1,8 +1,13 @@
 //! The agent process: carries out what `dispatch` decides, on the journal, the runners and the link.
 
+mod inbound;
+mod outbound;
+mod recover;
+mod watch;
+
 use crate::{
-    dispatch::{Dispatch, Found, Input, Now, Output, Policy, Verifier, empty_report},
-    facts, files,
+    dispatch::{Dispatch, Found, Input, Now, Output, Policy, Verifier},
+    files,
     identity::{Identity, IdentityError},
     journal::{Accepted, Journal, JournalError, Record},
     link::{Link, LinkError, LinkEvent},
@@ -17,30 +22,20 @@ use std::{
     fs::{File, OpenOptions},
     io,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 use tokio::{
-    net::unix::pipe,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
 };
-use windlass_contracts::frames::{self, Down, DownBody, Hello, Offer, RefuseCode, UpBody};
-use windlass_domain::{
-    ids::TaskId,
-    task::{ReportedOutcome, TaskReport},
-};
+use windlass_contracts::frames::UpBody;
+use windlass_domain::ids::TaskId;
 
-const HEARTBEAT: Duration = Duration::from_secs(5);
 const RESEND: Duration = Duration::from_millis(250);
 const RESEND_MAX: Duration = Duration::from_secs(15);
-/// A log nobody acknowledges is given up this long after its result was.
-const LOG_PATIENCE: Duration = Duration::from_secs(3600);
 /// The journal is compacted at start when it has grown beyond this.
 const COMPACT_ABOVE: u64 = 4 << 20;
-/// One wake-up for all the doorbells within this time.
-const BELL_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -122,9 +117,10 @@ struct Agent {
     link: Link,
     live: BTreeMap<TaskId, Live>,
     results: BTreeMap<TaskId, Retry>,
-    /// Until HELLO_ACK.
+    /// Until `HELLO_ACK`.
     hello: Option<Retry>,
     beat_at: Duration,
+    expire_at: Duration,
     events: mpsc::UnboundedSender<Event>,
     bells: JoinSet<()>,
     _lock: File,
@@ -174,6 +170,7 @@ pub async fn run(state: PathBuf, settings: Settings) -> Result<(), AgentError> {
         results: BTreeMap::new(),
         hello: Some(Retry::new(Duration::ZERO)),
         beat_at: Duration::ZERO,
+        expire_at: Duration::ZERO,
         events,
         bells: JoinSet::new(),
         _lock: lock,
@@ -212,77 +209,6 @@ impl Agent {
     }
     fn now(&self) -> Now {
         Now { mono: self.mono(), wall: chrono::Utc::now() }
-    }
-
-    /// After a start: what became of the tasks that an earlier process had started, and logs still on their way.
-    async fn recover(&mut self) -> Result<(), AgentError> {
-        for (task, boot) in self.dispatch.running() {
-            let found = self.look(task, boot == self.boot_id);
-            tracing::info!(%task, ?found, "found a task of an earlier agent process");
-            self.input(Input::Looked { task, found }).await?;
-        }
-        for (task, _) in self.dispatch.unacked() {
-            self.results.insert(task, Retry::new(self.mono()));
-        }
-        let tasks = self.state.join("tasks");
-        let Ok(dir) = std::fs::read_dir(&tasks) else { return Ok(()) };
-        for task in dir.flatten().filter_map(|e| e.file_name().to_string_lossy().parse::<TaskId>().ok()) {
-            if self.live.contains_key(&task) {
-                continue;
-            }
-            match self.dispatch.report(task).map(|r| r.log_frames) {
-                Some(frames) => self.watch_log(task, Some(frames))?,
-                None if !self.dispatch.knows(task) => {
-                    TaskDir::of(&self.state, task).remove().map_err(io_error("remove", &tasks))?;
-                }
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// What the task's directory says. Nothing is guessed: without proof of either it is Gone.
-    fn look(&self, task: TaskId, same_boot: bool) -> Found {
-        let dir = TaskDir::of(&self.state, task);
-        let alive = dir.is_locked().unwrap_or_else(|e| {
-            tracing::error!(%task, error = %e, "cannot tell whether the runner lives");
-            false
-        });
-        if alive {
-            return Found::Alive;
-        }
-        match dir.exit() {
-            Ok(Some(report)) => return Found::Exit(Box::new(self.completed(task, &dir, report))),
-            Ok(None) => {}
-            Err(e) => tracing::error!(%task, error = %e, "the runner's report cannot be read"),
-        }
-        if same_boot && dir.path().is_dir() && !dir.has_begun() {
-            return Found::NotBegun;
-        }
-        let mut report = empty_report(ReportedOutcome::Interrupted);
-        let lines = dir.read_steps(&mut 0).unwrap_or_default();
-        report.steps.extend(lines.into_iter().filter_map(|l| match l {
-            StepLine::End(r) => Some(r),
-            StepLine::Begin { .. } => None,
-        }));
-        Found::Gone(Box::new(self.completed(task, &dir, report)))
-    }
-
-    /// With the counters of the log as it will be sent.
-    fn completed(&self, task: TaskId, dir: &TaskDir, mut report: TaskReport) -> TaskReport {
-        let totals = match self.live.get(&task) {
-            Some(l) => l.log.totals(),
-            None => LogStream::open(task, dir.clone(), self.mono()).and_then(|l| l.totals()),
-        };
-        match totals {
-            Ok(t) => {
-                report.log_bytes = report.log_bytes.max(t.seen);
-                report.log_dropped = t.dropped + (report.log_bytes - t.seen);
-                report.log_frames = t.frames;
-            }
-            Err(e) => tracing::error!(%task, error = %e, "the task's log cannot be read"),
-        }
-        report
     }
 
     fn watch_log(&mut self, task: TaskId, frames: Option<u64>) -> Result<(), AgentError> {
@@ -371,7 +297,7 @@ impl Agent {
             writable: self.dispatch.policy().writable.clone(),
         };
         let dir = TaskDir::of(&self.state, task);
-        match spawn(&dir, &spec) {
+        match watch::spawn(&dir, &spec) {
             Ok(child) => {
                 self.watch_log(task, None)?;
                 self.watch_runner(task, Some(child))
@@ -384,49 +310,6 @@ impl Agent {
                 Box::pin(self.perform(outputs)).await
             }
         }
-    }
-
-    /// Waits for the doorbell and, on a thread, for the lock that the runner holds as long as it lives.
-    fn watch_runner(&mut self, task: TaskId, child: Option<Child>) -> Result<(), AgentError> {
-        let dir = TaskDir::of(&self.state, task);
-        let bell = pipe::OpenOptions::new()
-            .read_write(true)
-            .open_receiver(dir.doorbell())
-            .map_err(io_error("open the doorbell of", dir.path()))?;
-        let events = self.events.clone();
-        self.bells.spawn(async move {
-            let mut buf = [0; 4096];
-            while !events.is_closed() && bell.readable().await.is_ok() {
-                match bell.try_read(&mut buf) {
-                    Ok(0) => return,
-                    Ok(n) => {
-                        if buf[..n].contains(&END) || events.send(Event::Bell(task)).is_err() {
-                            return;
-                        }
-                        tokio::time::sleep(BELL_PAUSE).await;
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return,
-                }
-            }
-        });
-        let events = self.events.clone();
-        let thread = std::thread::Builder::new().name("runner-watch".into()).stack_size(64 * 1024);
-        let body = move || {
-            if let Some(mut c) = child {
-                let _ = c.wait();
-            }
-            if let Err(e) = dir.wait_unlocked() {
-                tracing::error!(%task, error = %e, "cannot wait for the runner's lock");
-            }
-            let _ = events.send(Event::Ended(task));
-            // Ends the doorbell's reader.
-            if let Ok(mut f) = OpenOptions::new().read(true).write(true).open(dir.doorbell()) {
-                let _ = io::Write::write(&mut f, &[END]);
-            }
-        };
-        thread.spawn(body).map_err(io_error("watch the runner of", &self.state))?;
-        Ok(())
     }
 
     async fn event(&mut self, e: Event) -> Result<(), AgentError> {
@@ -471,140 +354,4 @@ impl Agent {
             LinkEvent::Disconnected => tracing::warn!("disconnected"),
         }
     }
-
-    async fn down(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
-        let frame: Down = match frames::open(bytes, &self.executor) {
-            Ok(f) => f,
-            Err(e) => {
-                tracing::warn!(error = %e, "a frame is ignored");
-                return Ok(());
-            }
-        };
-        if frame.aud != self.identity.agent_id {
-            tracing::warn!(aud = %frame.aud, "a frame for another agent is ignored");
-            return Ok(());
-        }
-        let free = matches!(frame.body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou);
-        match &frame.instance {
-            Some(i) if i != self.journal.instance() => {
-                tracing::warn!(instance = i, "a frame for another instance is ignored");
-                self.hello.get_or_insert(Retry::new(self.started.elapsed()));
-                return Ok(());
-            }
-            None if !free => return Ok(()),
-            _ => {}
-        }
-        match frame.body {
-            DownBody::Offer(offer) => self.offer(offer).await,
-            DownBody::Grant { task, nonce, epoch, lease_s } => {
-                let fresh_nonce = files::random_hex(16);
-                self.input(Input::Grant { task, nonce, epoch, lease_s, fresh_nonce }).await
-            }
-            DownBody::Fence { task, work, epoch } => self.input(Input::Fence { task, work, epoch }).await,
-            DownBody::ResultAck { task } => self.input(Input::ResultAck { task }).await,
-            DownBody::LogAck { task, seq, window } => {
-                let now = self.mono();
-                if let Some(l) = self.live.get_mut(&task) {
-                    l.log.acked(seq, window, now).map_err(io_error("note the sent log of", l.dir.path()))?;
-                }
-                Ok(())
-            }
-            DownBody::HelloAck { instance } => {
-                if instance == self.journal.instance() {
-                    self.hello = None;
-                }
-                Ok(())
-            }
-            DownBody::WhoAreYou => {
-                self.hello = Some(Retry::new(self.mono()));
-                Ok(())
-            }
-        }
-    }
-
-    async fn offer(&mut self, offer: Box<Offer>) -> Result<(), AgentError> {
-        if !self.dispatch.knows(offer.task) {
-            let free = files::free_bytes(&self.state).map_err(io_error("ask for the free space of", &self.state))?;
-            if free < self.settings.reserve_bytes {
-                let detail = format!(
-                    "{free} bytes are free in {}, the agent keeps {} in reserve; free some space",
-                    self.state.display(),
-                    self.settings.reserve_bytes
-                );
-                let code = RefuseCode::NoResources;
-                self.link.send(UpBody::Refuse { task: offer.task, code, detail }).await;
-                return Ok(());
-            }
-        }
-        self.input(Input::Offer { offer, nonce: files::random_hex(16) }).await
-    }
-
-    /// Sends what is due and says how long nothing will be.
-    async fn tick(&mut self) -> Result<Duration, AgentError> {
-        let now = self.mono();
-        if !self.link.is_up() {
-            return Ok(Duration::from_millis(500));
-        }
-        if self.hello.as_mut().is_some_and(|h| h.due(now)) {
-            let hello = Hello {
-                boot_id: self.boot_id.clone(),
-                journal_seq: self.journal.seq(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                open: self.dispatch.open(),
-                facts: facts::facts(Some(&self.root)),
-            };
-            self.link.send(UpBody::Hello(hello)).await;
-        }
-        if now >= self.beat_at {
-            self.beat_at = now + HEARTBEAT.mul_f64(rand::random_range(0.8..1.2));
-            let running = self.dispatch.running().into_iter().map(|(t, _)| t).collect();
-            self.link.send(UpBody::Heartbeat { journal_seq: self.journal.seq(), running }).await;
-        }
-        let mut next = self.beat_at.min(self.hello.as_ref().map_or(Duration::MAX, |h| h.at));
-        for (task, retry) in &mut self.results {
-            if retry.due(now)
-                && let Some(report) = self.dispatch.report(*task)
-            {
-                self.link.send(UpBody::Result { task: *task, report: report.clone() }).await;
-            }
-            next = next.min(retry.at);
-        }
-        let mut gone = Vec::new();
-        for (task, l) in &mut self.live {
-            for f in l.log.due(now).map_err(io_error("read the log of", l.dir.path()))? {
-                self.link.send(UpBody::Log(f)).await;
-            }
-            next = next.min(l.log.next_retry().unwrap_or(Duration::MAX));
-            let settled = self.dispatch.is_settled(*task);
-            let since = *l.settled_at.get_or_insert(now);
-            if !settled {
-                l.settled_at = None;
-            } else if l.frames.is_some_and(|n| l.log.is_done(n)) || now.saturating_sub(since) > LOG_PATIENCE {
-                gone.push(*task);
-            }
-        }
-        for task in gone {
-            if let Some(l) = self.live.remove(&task) {
-                l.dir.remove().map_err(io_error("remove", l.dir.path()))?;
-            }
-        }
-        Ok(next.saturating_sub(self.mono()).max(Duration::from_millis(1)))
-    }
-}
-
-/// Written into the doorbell when the runner is gone.
-const END: u8 = 2;
-
-fn spawn(dir: &TaskDir, spec: &RunSpec) -> io::Result<Child> {
-    let lock = dir.prepare(spec)?;
-    let errors = OpenOptions::new().create(true).append(true).open(dir.path().join("runner.err"))?;
-    let mut c = Command::new("/proc/self/exe");
-    c.arg("runner").arg("--task").arg(dir.path());
-    c.env_clear().current_dir("/").stdin(Stdio::from(lock)).stdout(Stdio::null()).stderr(errors);
-    for name in ["HOME", "PATH", "TMPDIR"] {
-        if let Some(v) = std::env::var_os(name) {
-            c.env(name, v);
-        }
-    }
-    c.spawn()
 }
