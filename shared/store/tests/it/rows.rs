@@ -171,7 +171,7 @@ async fn artifacts_commands_and_their_queue() {
         assert_eq!(commands::get(tx, command.id).await.expect("get"), Some(command.clone()));
         assert_eq!(commands::backlog(tx).await.expect("backlog"), (1, Some(at(4))));
         assert_eq!(commands::outcome(tx, command.id).await.expect("outcome"), None);
-        assert_eq!(decisions::queued(tx, deployment).await.expect("queued"), [command.clone()]);
+        assert_eq!(decisions::queued(tx, deployment).await.expect("queued"), std::slice::from_ref(&command));
         assert_eq!(decisions::deployment_of(tx, command.id).await.expect("deployment"), Some(deployment));
         let outcome = CommandOutcome {
             accepted: true,
@@ -278,7 +278,7 @@ async fn secrets_agents_sessions_and_logs() {
         assert!(agents::revoke(tx, id, at(2)).await.expect("revoke"));
         assert!(!agents::revoke(tx, id, at(3)).await.expect("revoke"), "once");
         agents::insert(tx, &second).await.expect("one live agent a host, and the first is not");
-        assert_eq!(agents::live(tx).await.expect("live"), [second.clone()]);
+        assert_eq!(agents::live(tx).await.expect("live"), std::slice::from_ref(&second));
         assert_eq!(agents::get(tx, id).await.expect("get").expect("kept").revoked_at, Some(at(2)));
         assert_eq!(sessions::live_agents(tx).await.expect("live").len(), 1);
         assert_eq!(agents::forget_tokens(tx, at(10_000)).await.expect("forget"), 1);
