@@ -75,7 +75,9 @@ struct Inner<Id> {
 
 #[derive(Debug)]
 struct Rung<Id> {
-    now: HashSet<Id>,
+    /// In the order of their first ring.
+    now: VecDeque<Id>,
+    known: HashSet<Id>,
     later: HashMap<Id, Instant>,
     poll: bool,
 }
@@ -88,7 +90,7 @@ impl<Id: Eq + Hash + Clone> Default for Wake<Id> {
 
 impl<Id: Eq + Hash + Clone> Wake<Id> {
     pub fn new() -> Wake<Id> {
-        let rung = Rung { now: HashSet::new(), later: HashMap::new(), poll: false };
+        let rung = Rung { now: VecDeque::new(), known: HashSet::new(), later: HashMap::new(), poll: false };
         Wake { inner: Arc::new(Inner { rung: Mutex::new(rung), notify: Notify::new() }) }
     }
 
@@ -99,7 +101,11 @@ impl<Id: Eq + Hash + Clone> Wake<Id> {
     /// Look at this id soon. Rings for an id that is already waiting fall together; one that rings while the id is being
     /// handled makes it run once more.
     pub fn ring(&self, id: Id) {
-        self.rung().now.insert(id);
+        let mut rung = self.rung();
+        if rung.known.insert(id.clone()) {
+            rung.now.push_back(id);
+        }
+        drop(rung);
         self.inner.notify.notify_one();
     }
 
@@ -220,7 +226,8 @@ impl<Id: Eq + Hash + Clone + Debug + Send + 'static, E: std::error::Error + Send
         let now = Instant::now();
         let (rung, poll) = {
             let mut r = wake.rung();
-            let mut ids: Vec<Id> = r.now.drain().collect();
+            r.known.clear();
+            let mut ids: Vec<Id> = r.now.drain(..).collect();
             ids.extend(r.later.extract_if(|_, at| *at <= now).map(|(id, _)| id));
             (ids, std::mem::take(&mut r.poll))
         };
