@@ -1,3 +1,5 @@
+//! What the offline verifier finds, byte by byte.
+
 use super::{
     export::Line,
     leaf_bytes,

@@ -1,3 +1,5 @@
+//! What expressions give, what they refuse, and that they end.
+
 use super::*;
 use proptest::prelude::*;
 use serde_json::json;
@@ -109,6 +111,7 @@ fn costly_expressions_are_refused_or_cheap() {
         ("env.list.all(x, x + x + x + x > 1)".into(), "twice in loops"),
         ("(env.list + env.list).all(x, x > 1)".into(), "made with `+`"),
         ("env.words.all(w, w.matches('a'))".into(), "loop"),
+        (vec!["1"; 30].join("*"), "deeper than 20"),
         ("env.domain.matches(env.domain)".into(), "literal"),
         ("env.domain.matches('(a{1000}){1000}')".into(), "literal"),
         ("(".repeat(500), "deeper"),

@@ -1,3 +1,5 @@
+//! Documents that read, and a table of those that do not, with place and remedy.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Flows that read, and a table of those that do not, with place and remedy.
+
 use super::*;
 use crate::flow::actions::ACTIONS;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Plans: what they resolve, what they refuse, how fast they are.
+
 use super::*;
 use crate::{
     flow,
@@ -31,6 +33,7 @@ steps:
         if: host.labels.zone == 'a'
         with:
           run: echo "$GREETING from $WHERE"
+          args: ["${{ inputs.greeting }}"]
           env: { GREETING: "${{ inputs.greeting }}", WHERE: "${{ host.values.rack }}" }
       - uses: http.check
         with: { url: "http://${{ host.address }}:${{ inputs.port }}/", within: 60s }
@@ -158,7 +161,7 @@ fn a_task_spec_is_complete_for_its_host() {
     assert_eq!(script["env"]["WHERE"], "r2");
     assert_eq!(script["env"]["GREETING"], "hello");
     assert_eq!(script["env"]["WINDLASS_HOST"], "web-2");
-    assert_eq!((&script["interpreter"], &script["args"]), (&json!("bash"), &json!([])));
+    assert_eq!((&script["interpreter"], &script["args"]), (&json!("bash"), &json!(["hello"])));
     let check = json!({"url": "http://10.0.0.2:8080/", "status": 200, "within_s": 60, "interval_s": 1});
     assert_eq!(with(&s, "http.check"), check);
     // A host for which the condition is false has no such step.
@@ -192,6 +195,7 @@ fn what_a_value_holds_is_never_an_expression() {
     let p = w.plan();
     let s = p.task_spec("rollout", 0).expect("spec");
     assert_eq!(with(&s, "script")["env"]["GREETING"], "${{ host.name }} $${{ x");
+    assert_eq!(with(&s, "script")["args"], json!(["${{ host.name }} $${{ x"]));
     assert_eq!(with(&s, "artifact.fetch")["url"], "https://ci/${{host.name}}.tar.gz");
     let PlanStepKind::Central { with, .. } = &p.steps[2].kind else { panic!("central") };
     assert_eq!(with["url"], "https://${{inputs.port}}/version");
