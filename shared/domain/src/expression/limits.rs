@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 const MAX_BRACKETS: usize = 16;
 const MAX_CHOICES: usize = 16;
-/// The evaluator takes some 35 KiB of stack a level in a debug build.
+/// Unoptimised, the evaluator takes some 35 KiB of stack a level; a worker thread has 2 MiB and other uses for it.
 const MAX_DEPTH: usize = 20;
 const MAX_PLUS: usize = 16;
 const MAX_PLUS_IN_LOOP: usize = 2;
