@@ -48,9 +48,8 @@ impl Facts {
         let said = |keys: &[&str]| keys.iter().find_map(|k| p.get(*k)).and_then(words).map(|s| one_line(&s, FACT));
         let base = public_url.trim_end_matches('/');
         let link = if e.aggregate == Aggregate::Deployment.as_str() {
-            format!("{base}/deployments/{}", url_safe(&e.aggregate_id))
-        } else if e.aggregate == Aggregate::Notification.as_str() {
-            format!("{base}/notifications?state=dead")
+            // The console's own routes stand behind the `#`.
+            format!("{base}/#/deployments/{}", url_safe(&e.aggregate_id))
         } else {
             format!("{base}/")
         };
@@ -184,7 +183,9 @@ fn todo(what: &str, severity: Severity) -> Option<&'static str> {
             Some("Look at the host. The lock is held until the agent reports or a person overrides the task.")
         }
         ("agent.orphan", _) => Some("Look at the host: it runs what this installation did not ask for."),
-        (crate::rules::DEAD, _) => Some("Repair the channel, then retry from the list of dead notifications."),
+        (crate::rules::DEAD, _) => {
+            Some("Repair the channel; `windlass notifications list --state dead` names what to `retry`.")
+        }
         (_, Severity::Alert) => Some("Open the link and decide: retry, skip, abort or roll back."),
         (_, Severity::Action) => Some("A person must act: open the link."),
         _ => None,
@@ -242,7 +243,7 @@ mod tests {
         let f = Facts::of(&e, &known(), "https://w.example/");
         assert_eq!(f.title, "shop/prod: deployment FAILED");
         assert_eq!(f.summary.as_deref(), Some("2 hosts failed"));
-        assert_eq!(f.link, "https://w.example/deployments/0193");
+        assert_eq!(f.link, "https://w.example/#/deployments/0193");
         let list = f.list();
         for want in [("Version", "1.2.0"), ("Host", "web1, web2"), ("By", "ann"), ("Waits for", "a person")] {
             assert!(list.contains(&want), "{want:?} in {list:?}");

@@ -258,7 +258,7 @@ mod tests {
             "<!here> *{{ project }}* {{ version }} {{ payload.list | join('+') }} {{ nothing }}{{ link }}",
             json!({"list": ["a", "b"]}),
         );
-        assert_eq!(m.text, "<!here> *shop* 1.2.0 a+b https://w/deployments/0193");
+        assert_eq!(m.text, "<!here> *shop* 1.2.0 a+b https://w/#/deployments/0193");
         assert_eq!(m.template_error, None);
     }
 

@@ -48,7 +48,7 @@ async fn a_mail_says_what_happened_under_a_stable_id() {
     assert_eq!(header(&m.text, "Auto-Submitted:"), "auto-generated");
     assert_eq!(header(&m.text, "Bcc:"), "", "an event cannot write headers");
     let body = m.text.split_once("\r\n\r\n").expect("body").1.replace("=\r\n", "");
-    for want in ["Version: 1.2.0", "By: ann", "https://windlass.example/deployments/", "What to do:"] {
+    for want in ["Version: 1.2.0", "By: ann", "https://windlass.example/#/deployments/", "What to do:"] {
         assert!(body.contains(want), "{want} in {body}");
     }
 }

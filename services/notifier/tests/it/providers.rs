@@ -49,7 +49,7 @@ fn plain() -> Value {
     json!({"reason": "web1 <!channel> & [x](http://evil.example) @all", "version": "1.2.0"})
 }
 
-const LINK: &str = "https://windlass.example/deployments/01930000-0000-7000-8000-000000000001";
+const LINK: &str = "https://windlass.example/#/deployments/01930000-0000-7000-8000-000000000001";
 
 fn fresh(ts: i64, unit: i64) -> bool {
     (chrono::Utc::now().timestamp_millis() / (1_000 / unit) - ts).abs() <= 5 * unit
