@@ -259,6 +259,10 @@ fn take(d: &mut Decision, board: &Board, input: Input, now: Timestamp) {
 
 /// Offers pending tasks, in wave order, as far as `parallel` allows.
 fn offer_next(d: &mut Decision, board: &Board, now: Timestamp) {
+    let pending = |s: &StoredTask| s.task.state == TaskState::Pending;
+    if !board.tasks.values().any(pending) && !d.inserted.values().any(pending) {
+        return;
+    }
     let by_host = by_host(d, board);
     let state = |d: &Decision, id: &TaskId| d.current(board, *id).map(|t| t.state);
     let active =
@@ -298,9 +302,15 @@ fn counts_as_failure(t: &Task) -> bool {
     }
 }
 
-/// The result, once no host can start any more and none is granted.
-pub(crate) fn result(wave: &WaveWork, tasks: &BTreeMap<TaskId, StoredTask>) -> Option<WorkResult> {
-    let by_host: BTreeMap<&str, &Task> = tasks.values().map(|s| (s.task.host.as_str(), &s.task)).collect();
+/// The result, once no host can start any more and none is granted. `changed` goes over what the board holds.
+pub(crate) fn result(board: &Board, changed: &[StoredTask]) -> Option<WorkResult> {
+    let over: BTreeMap<TaskId, &Task> = changed.iter().map(|s| (s.task.id, &s.task)).collect();
+    let held = board.tasks.values().map(|s| over.get(&s.task.id).copied().unwrap_or(&s.task));
+    // Mostly something is still open: find that out before anything else.
+    if held.clone().chain(over.values().copied()).any(|t| !t.state.is_settled()) {
+        return None;
+    }
+    let by_host: BTreeMap<&str, &Task> = held.chain(over.values().copied()).map(|t| (t.host.as_str(), t)).collect();
     let host = |h: &WaveHost| {
         let t = by_host.get(h.host.as_str())?;
         Some(HostResult {
@@ -311,7 +321,7 @@ pub(crate) fn result(wave: &WaveWork, tasks: &BTreeMap<TaskId, StoredTask>) -> O
             reason: t.reason.clone(),
         })
     };
-    let hosts: Option<Vec<HostResult>> = wave.hosts.iter().map(host).collect();
+    let hosts: Option<Vec<HostResult>> = board.wave.hosts.iter().map(host).collect();
     hosts.map(|hosts| WorkResult::Wave { hosts })
 }
 
@@ -458,7 +468,7 @@ mod tests {
         let d = turn(&mut b, Desired::Run, batch, vec![]);
         assert_eq!(states(&b), [Failed, NotStarted, NotStarted, NotStarted]);
         assert!(!d.frames.iter().any(|(_, f)| *f == Frame::Grant));
-        let Some(WorkResult::Wave { hosts }) = result(&b.wave, &b.tasks) else { panic!("settled") };
+        let Some(WorkResult::Wave { hosts }) = result(&b, &[]) else { panic!("settled") };
         use Outcome as O;
         assert_eq!(
             hosts.iter().map(|h| h.outcome).collect::<Vec<_>>(),
@@ -476,10 +486,10 @@ mod tests {
         let d = turn(&mut b, Desired::Abort, vec![said(h1, Say::Accept { nonce: "m".into() })], vec![]);
         assert_eq!(states(&b), [Granted, NotStarted, NotStarted]);
         assert_eq!(d.frames, [(h1, Frame::Fence)], "h1's agent is told to forget the offer");
-        assert!(result(&b.wave, &b.tasks).is_none(), "a granted host is waited for");
+        assert!(result(&b, &[]).is_none(), "a granted host is waited for");
         turn(&mut b, Desired::Abort, vec![said(h0, report(ReportedOutcome::Cancelled))], vec![]);
         assert_eq!(states(&b), [Cancelled, NotStarted, NotStarted]);
-        assert!(result(&b.wave, &b.tasks).is_some());
+        assert!(result(&b, &[]).is_some());
     }
 
     #[test]

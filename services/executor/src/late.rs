@@ -120,9 +120,13 @@ pub(crate) async fn apply(
         events::append(&mut tx, work_event(&stored.work, draft, now)).await?;
     }
     if changed_state {
-        let all: BTreeMap<TaskId, _> =
-            tasks::of_work(&mut tx, row.work).await?.into_iter().map(|t| (t.task.id, t)).collect();
-        let result = dispatch::result(wave, &all).ok_or(Error::Conflict)?;
+        let rows = tasks::of_work(&mut tx, row.work).await?;
+        let board = dispatch::Board {
+            wave: wave.clone(),
+            steps: BTreeMap::new(),
+            tasks: rows.into_iter().map(|t| (t.task.id, t)).collect(),
+        };
+        let result = dispatch::result(&board, &[]).ok_or(Error::Conflict)?;
         let version = works::resettle(&mut tx, row.work, epoch, &result).await?;
         let payload = serde_json::json!({ "work": row.work, "step": wave.step, "wave": wave.wave, "version": version });
         let draft = Draft { what: "work.settled", severity: Severity::Info, actor: SERVICE.into(), payload };

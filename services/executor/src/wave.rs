@@ -134,12 +134,14 @@ impl Wave {
         self.reload().await?;
         let mut signals = Vec::new();
         let mut turn = true;
+        let mut look = false;
         let (mut next_poll, mut next_check) = (Instant::now() + poll, Instant::now() + check);
         loop {
             let inputs = self.read(&mut signals);
-            if turn || !inputs.is_empty() || !self.missing.is_empty() || self.anything_due() {
+            let overdue = std::mem::take(&mut look) && self.anything_due();
+            if turn || !inputs.is_empty() || !self.missing.is_empty() || overdue {
                 turn = false;
-                match self.turn(inputs).await {
+                match self.turn(inputs, overdue).await {
                     Ok(true) => return Ok(()),
                     Ok(false) => {}
                     Err(error) => {
@@ -181,6 +183,7 @@ impl Wave {
                     }
                     if next_check <= now {
                         next_check = now + check;
+                        look = true;
                     }
                 }
             }
@@ -303,7 +306,7 @@ impl Wave {
     }
 
     /// One transaction. `true`: the work is settled.
-    async fn turn(&mut self, mut inputs: Vec<Input>) -> Result<bool, Error> {
+    async fn turn(&mut self, mut inputs: Vec<Input>, overdue: bool) -> Result<bool, Error> {
         let work = &self.claim.work;
         let making: Vec<WaveHost> = self.missing.iter().take(CHUNK).cloned().collect();
         if let Ok(view) = &self.plan {
@@ -314,7 +317,7 @@ impl Wave {
         let desired = works::lock_desired(&mut tx, work.id).await?;
         works::check(&mut tx, work.id, self.lease.epoch).await?;
         let now = tx.now().await?;
-        for row in self.board.tasks.values() {
+        for row in self.board.tasks.values().filter(|_| overdue) {
             if let Some(due) = self.overdue(row, now)
                 && self.still_due(&mut tx, row, now).await?
             {
@@ -337,9 +340,7 @@ impl Wave {
         for draft in &d.events {
             events::append(&mut tx, work_event(work, draft.clone(), now)).await?;
         }
-        let mut after = self.board.tasks.clone();
-        after.extend(stored.iter().map(|s| (s.task.id, s.clone())));
-        let result = if making.len() == self.missing.len() { dispatch::result(&self.board.wave, &after) } else { None };
+        let result = if making.len() == self.missing.len() { dispatch::result(&self.board, &stored) } else { None };
         if let Some(result) = &result {
             let version = works::settle(&mut tx, work.id, self.lease.epoch, result).await?;
             let draft = self.settled(result, version);
@@ -350,13 +351,14 @@ impl Wave {
         self.missing.drain(..making.len());
         let abort_is_new = desired != self.desired;
         self.desired = desired;
-        let before = std::mem::replace(&mut self.board.tasks, after);
-        for row in &stored {
-            self.observe(before.get(&row.task.id), row);
-            if !before.contains_key(&row.task.id) {
-                self.adopt(row.task.id);
+        for row in stored {
+            let id = row.task.id;
+            let before = self.board.tasks.insert(id, row);
+            self.observe(before.as_ref(), id);
+            if before.is_none() {
+                self.adopt(id);
             }
-            self.set_timer(row.task.id, false);
+            self.set_timer(id, false);
         }
         if abort_is_new {
             let ids: Vec<TaskId> = self.board.tasks.keys().copied().collect();
@@ -438,7 +440,8 @@ impl Wave {
         Draft { what: "work.settled", severity: Severity::Info, actor: SERVICE.into(), payload }
     }
 
-    fn observe(&self, before: Option<&StoredTask>, after: &StoredTask) {
+    fn observe(&self, before: Option<&StoredTask>, id: TaskId) {
+        let Some(after) = self.board.tasks.get(&id) else { return };
         let m = &self.shared.metrics;
         let was = before.map(|b| b.task.state);
         let seconds = |from: Option<Timestamp>, to: Option<Timestamp>| {

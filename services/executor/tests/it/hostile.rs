@@ -98,7 +98,7 @@ async fn a_revoked_agent_is_not_heard_any_more() {
         let mut w = World::new(db, 1, 1).await;
         w.agent(0).lock().hang = true;
         w.start_agents();
-        let e = w.executor().await;
+        let e = w.impatient_executor().await;
         let work = w.wave(1, 0, 0).await;
         eventually(SOON, "it runs", async || (!w.agent(0).running().is_empty()).then_some(())).await;
         let mut tx = w.store.write().await.expect("tx");

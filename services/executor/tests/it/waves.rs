@@ -125,7 +125,7 @@ async fn a_second_executor_takes_over_in_mid_wave() {
         let second = w.executor().await;
         eventually(SOON, "the claim is taken over", async || {
             let c = works::claim_state(&mut w.store.read().await.ok()?, work).await.ok()??;
-            (c.owner.as_deref() == Some(second.ctx.owner.as_str()) && c.epoch == 2).then_some(())
+            (c.owner.as_deref() == Some(second.ctx.owner.as_str()) && c.epoch >= 2).then_some(())
         })
         .await;
         w.agent(1).end_running(ReportedOutcome::Succeeded).await;
@@ -152,7 +152,7 @@ async fn shutdown_hands_over_at_once_and_a_zombie_writes_nothing() {
         let second = w.executor().await;
         eventually(SOON, "the claim is taken over", async || {
             let c = works::claim_state(&mut w.store.read().await.ok()?, work).await.ok()??;
-            (c.epoch == 2).then_some(())
+            (c.epoch >= 2).then_some(())
         })
         .await;
         // What an executor of epoch 1 would still write.
@@ -211,7 +211,7 @@ async fn a_silent_host_is_unknown_until_its_own_journal_speaks() {
         let mut w = World::new(db, 2, 2).await;
         w.agent(1).lock().hang = true;
         w.start_agents();
-        let e = w.executor().await;
+        let e = w.impatient_executor().await;
         let work = w.wave(2, 0, 0).await;
         eventually(SOON, "h1 runs", async || (!w.agent(1).running().is_empty()).then_some(())).await;
         w.agent(1).lock().deaf = true;

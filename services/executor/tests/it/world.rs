@@ -18,7 +18,7 @@ use windlass_runtime::{Health, Settings, settings::Seconds};
 use windlass_store::{Store, deployments, events, sql, tasks, works};
 use windlass_testkit::{Db, Nats, eventually, temp_dir};
 
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(25);
 
 #[derive(Debug)]
 pub(crate) struct World {
@@ -90,10 +90,11 @@ impl World {
         s.nats.urls = vec![nats.url()];
         s.poll_s = seconds(200);
         s.executor.lease_s = seconds(1500);
-        s.executor.suspect_s = seconds(300);
-        s.executor.disconnected_s = seconds(500);
-        s.executor.unknown_s = seconds(900);
-        s.executor.offer_timeout_s = seconds(1500);
+        s.executor.suspect_s = seconds(600);
+        s.executor.disconnected_s = seconds(800);
+        // Long enough for a crowded machine; tests of silence shorten them.
+        s.executor.unknown_s = seconds(15_000);
+        s.executor.offer_timeout_s = seconds(15_000);
         s.executor.resend_first_s = seconds(30);
         s.executor.resend_max_s = seconds(150);
         s.executor.allow_private_addresses = vec!["127.0.0.0/8".parse().expect("network")];
@@ -206,6 +207,11 @@ impl World {
 
     pub(crate) async fn executor(&self) -> Executor {
         self.executor_with(|_| {}).await
+    }
+
+    /// One that soon calls a host silent.
+    pub(crate) async fn impatient_executor(&self) -> Executor {
+        self.executor_with(|s| s.executor.unknown_s = seconds(900)).await
     }
 
     pub(crate) async fn executor_with(&self, change: impl FnOnce(&mut Settings)) -> Executor {
