@@ -41,11 +41,11 @@ impl Service {
     async fn serve(self, ctx: Context) -> Result<(), Error> {
         let name = self.name();
         let ended = match self {
-            Service::Api => windlass_api::run(ctx).await.map_err(Into::into),
-            Service::Scheduler => windlass_scheduler::run(ctx).await.map_err(Into::into),
-            Service::Executor => windlass_executor::run(ctx).await.map_err(Into::into),
-            Service::Notifier => windlass_notifier::run(ctx).await.map_err(Into::into),
-            Service::Auditor => windlass_auditor::run(ctx).await.map_err(Into::into),
+            Service::Api => Box::pin(windlass_api::run(ctx)).await.map_err(Into::into),
+            Service::Scheduler => Box::pin(windlass_scheduler::run(ctx)).await.map_err(Into::into),
+            Service::Executor => Box::pin(windlass_executor::run(ctx)).await.map_err(Into::into),
+            Service::Notifier => Box::pin(windlass_notifier::run(ctx)).await.map_err(Into::into),
+            Service::Auditor => Box::pin(windlass_auditor::run(ctx)).await.map_err(Into::into),
         };
         ended.map_err(|source| Error::Service { name, source })
     }

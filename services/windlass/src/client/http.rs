@@ -194,7 +194,8 @@ fn problem(status: StatusCode, bytes: &[u8]) -> Error {
             (Some(l), None) => format!("line {l}: "),
             _ => String::new(),
         };
-        let at = if f.at.is_empty() { String::new() } else { format!("{}: ", f.at) };
+        let at = f.at.trim_end_matches([':', ' ']);
+        let at = if at.is_empty() { String::new() } else { format!("{at}: ") };
         detail.push_str("\n  ");
         detail.push_str(&super::text::clean(&format!("{place}{at}{}", f.detail), false));
     }

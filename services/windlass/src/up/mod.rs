@@ -26,6 +26,7 @@ use crate::{
 use record::{Board, Lock, write_file};
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -48,6 +49,9 @@ pub(crate) fn progress(text: impl AsRef<str>) {
 pub(crate) async fn run(args: UpArgs) -> Result<Exit, Error> {
     let state = absolute(&args.state.state)?;
     keys::make_private_dir(&state)?;
+    // The directory may be older than this: ops/up puts tools there. What comes now is for its owner alone.
+    let private = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(&state, private).map_err(file("close to others", &state))?;
     if args.detach {
         return detached(&args, &state).await;
     }
