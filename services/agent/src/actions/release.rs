@@ -116,6 +116,7 @@ pub(super) fn switch(ctx: &Context, index: u32, p: &Params<'_>) -> Outcome {
 
 fn prune(ctx: &Context, index: u32, keep: u64, current: &str, previous: Option<&str>) {
     let releases = ctx.spec.root.join("releases");
+    remove_partials(&releases);
     let Ok(list) = fs::read_dir(&releases) else { return };
     let mut all: Vec<(SystemTime, String)> = list
         .flatten()
@@ -137,6 +138,18 @@ fn prune(ctx: &Context, index: u32, keep: u64, current: &str, previous: Option<&
         match gone {
             Ok(()) => ctx.note(index, &format!("removed old release {name}")),
             Err(e) => ctx.note(index, &format!("could not remove old release {name}: {e}")),
+        }
+    }
+}
+
+/// What an unpacking that was killed has left; a younger one may still be at work.
+fn remove_partials(releases: &Path) {
+    let day = std::time::Duration::from_secs(86_400);
+    for e in fs::read_dir(releases).into_iter().flatten().flatten() {
+        let name = e.file_name().to_string_lossy().into_owned();
+        let old = e.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > day));
+        if name.starts_with('.') && name.contains(".partial-") && old {
+            let _ = fs::remove_dir_all(e.path());
         }
     }
 }

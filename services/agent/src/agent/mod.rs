@@ -317,7 +317,7 @@ impl Agent {
             Event::Bell(task) => self.report_steps(task).await,
             Event::Ended(task) => {
                 self.report_steps(task).await?;
-                let found = self.look(task, true);
+                let found = self.look(task, true)?;
                 if matches!(found, Found::Alive) {
                     return Ok(());
                 }

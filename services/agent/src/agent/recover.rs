@@ -15,7 +15,7 @@ impl Agent {
     /// After a start: what became of the tasks that an earlier process had started, and logs still on their way.
     pub(super) async fn recover(&mut self) -> Result<(), AgentError> {
         for (task, boot) in self.dispatch.running() {
-            let found = self.look(task, boot == self.boot_id);
+            let found = self.look(task, boot == self.boot_id)?;
             tracing::info!(%task, ?found, "found a task of an earlier agent process");
             self.input(Input::Looked { task, found }).await?;
         }
@@ -40,22 +40,20 @@ impl Agent {
     }
 
     /// What the task's directory says. Nothing is guessed: without proof of either it is Gone.
-    pub(super) fn look(&self, task: TaskId, same_boot: bool) -> Found {
+    pub(super) fn look(&self, task: TaskId, same_boot: bool) -> Result<Found, AgentError> {
         let dir = TaskDir::of(&self.state, task);
-        let alive = dir.is_locked().unwrap_or_else(|e| {
-            tracing::error!(%task, error = %e, "cannot tell whether the runner lives");
-            false
-        });
+        // Not to know whether it lives is no reason to say that it does not: the agent ends and its supervisor tries again.
+        let alive = dir.is_locked().map_err(io_error("look at the runner's lock in", dir.path()))?;
         if alive {
-            return Found::Alive;
+            return Ok(Found::Alive);
         }
         match dir.exit() {
-            Ok(Some(report)) => return Found::Exit(Box::new(self.completed(task, &dir, report))),
+            Ok(Some(report)) => return Ok(Found::Exit(Box::new(self.completed(task, &dir, report)))),
             Ok(None) => {}
             Err(e) => tracing::error!(%task, error = %e, "the runner's report cannot be read"),
         }
         if same_boot && dir.path().is_dir() && !dir.has_begun() {
-            return Found::NotBegun;
+            return Ok(Found::NotBegun);
         }
         let said = std::fs::read_to_string(dir.path().join("runner.err")).unwrap_or_default();
         tracing::warn!(%task, same_boot, runner = said.trim_end(), "a runner is gone without a report");
@@ -65,7 +63,7 @@ impl Agent {
             StepLine::End(r) => Some(r),
             StepLine::Begin { .. } => None,
         }));
-        Found::Gone(Box::new(self.completed(task, &dir, report)))
+        Ok(Found::Gone(Box::new(self.completed(task, &dir, report))))
     }
 
     /// With the counters of the log as it will be sent.
