@@ -40,6 +40,13 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Document>, Problem> {
         let first = errors.first().map(ToString::to_string).unwrap_or_default();
         Problem::unprocessable(format!("{} fault(s) in the documents; the first: {first}", faults.len()), faults)
     })?;
+    for d in &documents {
+        let json = serde_json::to_vec(&d.item).unwrap_or_default();
+        if crate::call::holds_nul(&json) {
+            let detail = "a text of it holds the character NUL, which cannot be stored; remove it";
+            return Err(Problem::unprocessable(detail, vec![fault(&d.item, d.place, "", detail.into())]));
+        }
+    }
     if documents.is_empty() {
         return Err(Problem::unprocessable("there is no document in the body", vec![]));
     }

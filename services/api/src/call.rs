@@ -231,6 +231,11 @@ impl Call {
 
 /// Reads JSON; a fault names its line and column.
 pub(crate) fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    if holds_nul(bytes) {
+        return Err(Problem::invalid(
+            "a text of the body holds the character NUL (\\u0000), which cannot be stored; remove it",
+        ));
+    }
     serde_json::from_slice(bytes).map_err(|e| {
         let fault = windlass_contracts::http::Fault {
             at: String::new(),
@@ -240,6 +245,14 @@ pub(crate) fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem>
         };
         Problem { errors: vec![fault], ..Problem::invalid(format!("the body is not what this address takes: {e}")) }
     })
+}
+
+/// Whether a JSON text has an escaped NUL: `\u0000` behind an even number of backslashes.
+pub(crate) fn holds_nul(json: &[u8]) -> bool {
+    let escape = b"\\u0000";
+    json.windows(escape.len())
+        .enumerate()
+        .any(|(i, w)| w == escape && json[..i].iter().rev().take_while(|b| **b == b'\\').count() % 2 == 0)
 }
 
 /// One page: `limit + 1` rows were asked for, the extra one only says that there are more.
@@ -253,4 +266,17 @@ pub(crate) fn page<R, T, C: Serialize>(
     rows.truncate(limit as usize);
     let next = more.then(|| rows.last().map(|r| crate::page::encode(&cursor(r)))).flatten();
     Page { items: rows.into_iter().map(view).collect(), next }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::holds_nul;
+
+    #[test]
+    fn only_an_escaped_nul_is_one() {
+        for (slashes, is) in [(1, true), (2, false), (3, true), (4, false)] {
+            assert_eq!(holds_nul(format!("\"x{}u0000\"", "\\".repeat(slashes)).as_bytes()), is, "{slashes}");
+        }
+        assert!(!holds_nul(b"\"u0000 \\u000\""));
+    }
 }

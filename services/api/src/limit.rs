@@ -31,15 +31,10 @@ impl<K: Hash + Eq> Limiter<K> {
 
     /// Takes one token. `Err` is after how many seconds there will be one.
     pub(crate) fn take(&self, key: K) -> Result<(), u64> {
-        self.take_at(key, Instant::now(), 1.0)
+        self.take_at(key, Instant::now())
     }
 
-    /// Whether a token is there, without taking it.
-    pub(crate) fn peek(&self, key: K) -> Result<(), u64> {
-        self.take_at(key, Instant::now(), 0.0)
-    }
-
-    fn take_at(&self, key: K, now: Instant, cost: f64) -> Result<(), u64> {
+    fn take_at(&self, key: K, now: Instant) -> Result<(), u64> {
         let mut all = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= MOST && !all.contains_key(&key) {
             let (rate, burst) = (self.rate, self.burst);
@@ -54,7 +49,7 @@ impl<K: Hash + Eq> Limiter<K> {
         if b.tokens < 1.0 {
             return Err(((1.0 - b.tokens) / self.rate).ceil().max(1.0) as u64);
         }
-        b.tokens -= cost;
+        b.tokens -= 1.0;
         Ok(())
     }
 }
@@ -68,10 +63,10 @@ mod tests {
     fn a_burst_then_the_rate() {
         let l = Limiter::new(2.0, 3.0);
         let t = Instant::now();
-        assert_eq!([(); 4].map(|()| l.take_at("a", t, 1.0)), [Ok(()), Ok(()), Ok(()), Err(1)]);
-        assert_eq!(l.take_at("b", t, 1.0), Ok(()));
-        assert_eq!(l.take_at("a", t + Duration::from_millis(500), 1.0), Ok(()));
-        assert_eq!(l.take_at("a", t + Duration::from_millis(500), 1.0), Err(1));
+        assert_eq!([(); 4].map(|()| l.take_at("a", t)), [Ok(()), Ok(()), Ok(()), Err(1)]);
+        assert_eq!(l.take_at("b", t), Ok(()));
+        assert_eq!(l.take_at("a", t + Duration::from_millis(500)), Ok(()));
+        assert_eq!(l.take_at("a", t + Duration::from_millis(500)), Err(1));
     }
 
     #[test]
@@ -79,7 +74,7 @@ mod tests {
         let l = Limiter::new(1.0, 1.0);
         let t = Instant::now();
         for i in 0..MOST * 2 {
-            assert_eq!(l.take_at(i, t, 1.0), Ok(()));
+            assert_eq!(l.take_at(i, t), Ok(()));
         }
         assert!(l.buckets.lock().expect("lock").len() <= MOST);
     }

@@ -11,13 +11,13 @@ use windlass_contracts::http::{self as body, Fault};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Problem {
     pub(crate) status: StatusCode,
-    pub(crate) code: String,
+    pub(crate) code: Box<str>,
     pub(crate) detail: String,
     pub(crate) errors: Vec<Fault>,
     pub(crate) command: Option<Uuid>,
     /// Seconds.
     pub(crate) retry_after: Option<u64>,
-    pub(crate) allow: Option<String>,
+    pub(crate) allow: Option<Box<str>>,
 }
 
 impl Problem {
@@ -75,14 +75,14 @@ impl Problem {
             r.insert_header((header::RETRY_AFTER, s.to_string()));
         }
         if let Some(a) = &self.allow {
-            r.insert_header((header::ALLOW, a.as_str()));
+            r.insert_header((header::ALLOW, &**a));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             r.insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"windlass\""));
         }
         let text = serde_json::to_string(&body::Problem {
             kind: format!("{}{}", body::PROBLEM_URN, self.code),
-            code: self.code.clone(),
+            code: self.code.clone().into(),
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
             status: self.status.as_u16(),
             detail: self.detail.clone(),

@@ -29,7 +29,7 @@ impl State {
         Ok(State {
             calls: Limiter::new(a.rate_per_s, a.rate_burst),
             hooks: Limiter::new(a.hook_rate_per_s, a.hook_burst),
-            guesses: Limiter::new(5.0, 50.0),
+            guesses: Limiter::new(a.hook_rate_per_s, a.hook_burst),
             refusals: Limiter::new(1.0, 20.0),
             approval,
             metrics: Metrics::new(&ctx.health),

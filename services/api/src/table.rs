@@ -9,7 +9,7 @@ use crate::{
 };
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{Method, header},
+    http::{Method, StatusCode, header},
     web,
 };
 use bytes::BytesMut;
@@ -17,7 +17,7 @@ use futures::{StreamExt, future::LocalBoxFuture};
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use tracing::Instrument;
 use windlass_domain::{
-    access::{Permission, Target},
+    access::Permission,
     catalog::{Item, Kind},
     ids::{CommandId, DeploymentId},
 };
@@ -120,8 +120,8 @@ impl Table {
                 let allow = allow.clone();
                 async move {
                     let detail = format!("this address takes {allow} only");
-                    let p = Problem::new(actix_web::http::StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
-                    Problem { allow: Some(allow), ..p }.response()
+                    let p = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+                    Problem { allow: Some(allow.into()), ..p }.response()
                 }
             })));
         }
@@ -162,6 +162,9 @@ async fn handle(
     let query = web::Query::<HashMap<String, String>>::from_query(req.query_string())
         .map_err(|e| Problem::invalid(format!("the query cannot be read: {e}")))?
         .into_inner();
+    if query.values().any(|v| v.contains('\0')) {
+        return Err(Problem::invalid("a query parameter holds the character NUL; remove it").into());
+    }
     let (who, found) = admit(&route, req, &state, peer, &params).await?;
     let limit = match route.access {
         Access::Signature => state.settings().api.max_hook_bytes,
@@ -171,7 +174,14 @@ async fn handle(
     let headers = req.headers().clone();
     let uri = format!("{} {}", route.method, req.uri().path_and_query().map_or("/", |p| p.as_str()));
     let call = Call { state, who, found, params, query, headers, body, trace, uri };
-    (route.handler)(call).await
+    let state = Arc::clone(&call.state);
+    let done = (route.handler)(call).await;
+    if let (Access::EnrollToken, Err(Fail::Problem(p)), Some(source)) = (route.access, &done, peer)
+        && p.status == StatusCode::UNAUTHORIZED
+    {
+        state.guesses.take(source).map_err(Problem::too_many)?;
+    }
+    done
 }
 
 /// Decides whether the call may go on, and finds what it is about.
@@ -184,11 +194,7 @@ async fn admit(
 ) -> Result<(Option<Who>, Found), Fail> {
     let source = peer.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
     let (permission, on) = match route.access {
-        Access::Public => return Ok((None, Found::default())),
-        Access::EnrollToken => {
-            state.guesses.take(source).map_err(Problem::too_many)?;
-            return Ok((None, Found::default()));
-        }
+        Access::Public | Access::EnrollToken => return Ok((None, Found::default())),
         Access::Signature => {
             state.hooks.take(source).map_err(Problem::too_many)?;
             return Ok((None, Found::default()));
@@ -198,15 +204,14 @@ async fn admit(
         Access::Token => (None, On::Global),
         Access::May(p, on) => (Some(p), on),
     };
-    // Wrong tokens cost their sender, right ones are limited by themselves.
-    state.guesses.peek(source).map_err(Problem::too_many)?;
     let header = text(req, "authorization");
     let mut tx = state.store().read().await?;
     let who = match auth::authenticate(&mut tx, header.as_deref()).await {
         Ok(w) => w,
         Err(e) => {
+            // Only wrong tokens count against an address: right ones may share it, and are limited by themselves.
             if matches!(e, Fail::Problem(_)) {
-                let _ = state.guesses.take(source);
+                state.guesses.take(source).map_err(Problem::too_many)?;
             }
             return Err(e);
         }
@@ -225,7 +230,7 @@ async fn admit(
         return Ok((Some(who), found));
     }
     // What may not be seen is answered like what does not exist.
-    if !matches!(found.target(), Target::Global) && !who.actor.may(Permission::View, found.target()) {
+    if !matches!(on, On::Global | On::Rows) && !who.actor.may(Permission::View, found.target()) {
         return Err(Problem::not_found().into());
     }
     let wanted = permission.as_str();
@@ -297,6 +302,10 @@ fn params(req: &HttpRequest) -> Result<HashMap<String, String>, Problem> {
     let mut out = HashMap::new();
     for (k, v) in req.match_info().iter() {
         let mut v = percent_decode(v).ok_or_else(|| Problem::invalid("the address is not UTF-8"))?;
+        // No stored text holds one, and PostgreSQL refuses to compare with it.
+        if v.contains('\0') {
+            return Err(Problem::not_found());
+        }
         if matches!(k, "key" | "scope") {
             v = v.replacen('.', "/", 1);
         }
@@ -333,7 +342,7 @@ async fn read(req: &HttpRequest, mut payload: web::Payload, limit: u64) -> Resul
     }
     if req.headers().contains_key(header::CONTENT_ENCODING) {
         let detail = "compressed bodies are not taken; send it plain";
-        return Err(Problem::new(actix_web::http::StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
     }
     let all = async {
         let mut out = BytesMut::new();
@@ -346,8 +355,7 @@ async fn read(req: &HttpRequest, mut payload: web::Payload, limit: u64) -> Resul
         }
         Ok(out.freeze())
     };
-    let late =
-        || Problem::new(actix_web::http::StatusCode::REQUEST_TIMEOUT, "timeout", "the body took too long to arrive");
+    let late = || Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body took too long to arrive");
     tokio::time::timeout(BODY_WAIT, all).await.map_err(|_| late())?
 }
 

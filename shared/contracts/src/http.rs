@@ -187,7 +187,7 @@ pub struct FieldDiff {
     pub to: serde_json::Value,
 }
 
-/// A current document. Its ETag is `"<revision>"`.
+/// A current document. Its `ETag` is `"<revision>"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CatalogEntry {
     pub kind: String,
@@ -356,7 +356,7 @@ pub struct HostCounts {
     pub other: u32,
 }
 
-/// Everything about a deployment but its plan and logs. Its ETag is `"<revision>"`.
+/// Everything about a deployment but its plan and logs. Its `ETag` is `"<revision>"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeploymentDetail {
     #[serde(flatten)]
@@ -441,7 +441,7 @@ pub struct Wave {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HostRun {
     pub host: String,
-    /// waiting, running, succeeded, failed, hand_stopped, auto_stopped, not_started, unknown, ignored, excluded
+    /// waiting, running, succeeded, failed, `hand_stopped`, `auto_stopped`, `not_started`, unknown, ignored, excluded
     pub state: String,
     pub attempt: u32,
     pub failed_step: Option<u32>,
@@ -456,7 +456,7 @@ pub struct Task {
     pub host: String,
     pub step: String,
     pub attempt: u32,
-    /// pending, offered, granted, succeeded, failed, cancelled, not_started, unknown, overridden
+    /// pending, offered, granted, succeeded, failed, cancelled, `not_started`, unknown, overridden
     pub state: String,
     pub reason: Option<String>,
     pub offered_at: Option<DateTime<Utc>>,
@@ -470,7 +470,7 @@ pub struct Task {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TaskStep {
     pub index: u32,
-    /// succeeded, failed, timed_out, cancelled, skipped
+    /// succeeded, failed, `timed_out`, cancelled, skipped
     pub outcome: String,
     pub exit_code: Option<i32>,
     pub message: String,
@@ -631,7 +631,7 @@ pub struct Host {
     pub labels: BTreeMap<String, String>,
     /// False: an agent speaks for a name that the catalog does not hold.
     pub in_catalog: bool,
-    /// connected, suspect, disconnected, never_seen (enrolled only) or no_agent
+    /// connected, suspect, disconnected, `never_seen` (enrolled only) or `no_agent`
     pub state: String,
     pub agent: Option<Agent>,
 }

@@ -1,4 +1,4 @@
-//! Build-ready events over JetStream, `windlass.in.<kind>`: CloudEvents with a CDEvent in `data`, as `/hooks/cdevents` takes
+//! Build-ready events over JetStream, `windlass.in.<kind>`: CloudEvents with a `CDEvent` in `data`, as `/hooks/cdevents` takes
 //! them. The sender is a user of the services account, so there is no signature; the project is the CloudEvents extension
 //! `project`, or `customData.project`.
 

@@ -1,6 +1,6 @@
 //! CDEvents 0.4 and 0.5 in CloudEvents, structured or binary mode.
 //!
-//! Read are `dev.cdevents.artifact.published` and `dev.cdevents.artifact.packaged`, any version. The CDEvent stands in
+//! Read are `dev.cdevents.artifact.published` and `dev.cdevents.artifact.packaged`, any version. The `CDEvent` stands in
 //! `data` (structured) or is the body (binary); `ce-` headers are not signed, so nothing is taken from them.
 //!
 //! | of the build | from, the first that is there |
@@ -18,7 +18,7 @@ use super::{Build, Verdict, number, purl, text};
 use crate::problem::Problem;
 use serde_json::Value;
 
-/// A CDEvent, with what it means.
+/// A `CDEvent`, with what it means.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Read {
     pub(crate) delivery: String,
