@@ -143,7 +143,8 @@ class Fleet:
         after = [sum(cpu(p) for p in self.control), sum(cpu(p, True) for p in self.agents)]
         d, _ = self.call("GET", f"/deployments/{id_}")
         if d["state"] != "succeeded":
-            raise RuntimeError(f"deployment {id_} ended {d['state']}: {d.get('end')}")
+            bad = [f"{h['host']}: {h['reason']}" for s in d["steps"] for w in s["waves"] for h in w["hosts"] if h["reason"]]
+            raise RuntimeError(f"deployment {id_} ended {d['state']} on {len(bad)} host(s), {bad[:3]}")
         tasks = [h["task"] for s in d["steps"] for w in s["waves"] for h in w["hosts"]]
         first = min(parse(s["started_at"]) for t in tasks for s in t["steps"])
         return {
