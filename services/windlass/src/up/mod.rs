@@ -89,17 +89,25 @@ fn already(state: &Path) -> Result<Exit, Error> {
     }
 }
 
+/// Ends what a killed `up` left behind, and refuses ports that others hold.
+async fn free_ports(args: &UpArgs, state: &Path) -> Result<(), Error> {
+    let ports = [(args.port, "--port"), (args.nats_port, "--nats-port")];
+    if let Some(stale) = Record::read(state) {
+        down::stop_children(&stale).await?;
+        for (port, option) in ports {
+            ports::wait_free(port, option).await?;
+        }
+    }
+    ports.into_iter().try_for_each(|(port, option)| check_free(port, option))
+}
+
 async fn detached(args: &UpArgs, state: &Path) -> Result<Exit, Error> {
     // Looked at here as well, so that the answer comes at once and the log stays clean.
     match Lock::take(state).map_err(file("lock", state))? {
         None => return already(state),
         Some(lock) => drop(lock),
     }
-    if let Some(stale) = Record::read(state) {
-        down::stop_children(&stale).await?;
-    }
-    check_free(args.port, "--port")?;
-    check_free(args.nats_port, "--nats-port")?;
+    free_ports(args, state).await?;
     banner(&detach::run(state)?);
     Ok(Exit::Ok)
 }
@@ -148,11 +156,7 @@ fn settings(args: &UpArgs, state: &Path, identities: &Identities) -> Result<Sett
 
 async fn foreground(args: UpArgs, state: &Path) -> Result<(), Error> {
     let started = Instant::now();
-    if let Some(stale) = Record::read(state) {
-        down::stop_children(&stale).await?;
-    }
-    check_free(args.port, "--port")?;
-    check_free(args.nats_port, "--nats-port")?;
+    free_ports(&args, state).await?;
     let agent_bin = match args.agents {
         0 => None,
         _ => Some(find_program("windlass-agent", "--agent-bin", args.agent_bin.as_deref())?),
