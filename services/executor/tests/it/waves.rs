@@ -66,6 +66,26 @@ async fn lost_and_doubled_frames_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_wave_larger_than_one_turn_runs_whole() {
+    for db in databases().await {
+        let hosts = 150;
+        let mut w = World::new(db, hosts, hosts).await;
+        w.start_agents();
+        let e = w.executor().await;
+        for a in w.agents.values() {
+            eventually(SOON, "HELLO is taken", async || (a.lock().hellos_acked > 0).then_some(())).await;
+        }
+        let started = std::time::Instant::now();
+        let work = w.wave(hosts, 0, 0).await;
+        assert_eq!(w.outcomes(work, 1).await, vec![Succeeded; hosts]);
+        eprintln!("{hosts} hosts in {:?}", started.elapsed());
+        w.assert_single_starts();
+        assert_eq!(w.starts(), hosts);
+        e.shut_down().await;
+    }
+}
+
+#[tokio::test]
 async fn at_most_parallel_hosts_at_a_time() {
     for db in databases().await {
         let mut w = World::new(db, 3, 3).await;
