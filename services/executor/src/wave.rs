@@ -1,15 +1,18 @@
 //! Drives one claimed wave: turns of one transaction each, in which everything that came in meanwhile is decided at once,
 //! and frames that are re-sent from state until the next state is reached.
 
+mod frames;
+
 use crate::{
     directory::QUARANTINE,
-    dispatch::{self, Board, Decision, Draft, Frame, Input, NewTask, SERVICE, Say},
+    dispatch::{self, Board, Decision, Draft, Input, NewTask, SERVICE, Say},
     error::Stop,
     lease::Lease,
     logs::{LogMeta, step_names},
     plans::{PlanProblem, PlanView},
     shared::{Shared, Signal, work_event},
 };
+use frames::Timer;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
@@ -20,11 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use windlass_bus::wake::Backoff;
-use windlass_contracts::{
-    frames::{DownBody, GRANT_LEASE_S, Offer},
-    subjects,
-};
+use windlass_contracts::subjects;
 use windlass_domain::{
     Timestamp,
     event::Severity,
@@ -43,13 +42,6 @@ use windlass_store::{
 const CHUNK: usize = 64;
 const INBOX: usize = 4096;
 const TURN: usize = 256;
-
-#[derive(Debug)]
-struct Timer {
-    frame: Frame,
-    at: Instant,
-    pause: Backoff,
-}
 
 #[derive(Debug)]
 pub(crate) struct Wave {
@@ -473,99 +465,5 @@ impl Wave {
                 why => tracing::debug!(%task, %why, "nothing changed"),
             }
         }
-    }
-
-    /// The frame a task waits for the answer of.
-    fn wanted(&self, row: &StoredTask) -> Option<Frame> {
-        let t = &row.task;
-        match (t.state, self.desired) {
-            (TaskState::Granted | TaskState::Unknown, Desired::Abort) => Some(Frame::Fence),
-            (TaskState::Offered, Desired::Run) => Some(Frame::Offer),
-            (TaskState::Granted, Desired::Run) if t.started_at.is_none() && t.steps.is_empty() => Some(Frame::Grant),
-            _ => None,
-        }
-    }
-
-    /// `at_once`: nothing was sent for this state yet.
-    fn set_timer(&mut self, id: TaskId, at_once: bool) {
-        let wanted = self.board.tasks.get(&id).and_then(|row| self.wanted(row));
-        match (wanted, self.timers.get(&id)) {
-            (None, _) => drop(self.timers.remove(&id)),
-            (Some(frame), Some(t)) if t.frame == frame => {}
-            (Some(frame), _) => {
-                let s = &self.shared.ctx.settings.executor;
-                let mut pause = Backoff::new(s.resend_first_s.get(), s.resend_max_s.get());
-                let at = Instant::now() + if at_once { Duration::ZERO } else { pause.next() };
-                self.timers.insert(id, Timer { frame, at, pause });
-            }
-        }
-    }
-
-    async fn send_due(&mut self) {
-        let now = Instant::now();
-        let mut due = Vec::new();
-        for (id, t) in &mut self.timers {
-            if t.at <= now {
-                t.at = now + t.pause.next();
-                due.push((*id, t.frame));
-            }
-        }
-        for (id, frame) in due {
-            self.send(id, frame).await;
-        }
-    }
-
-    async fn send(&self, id: TaskId, frame: Frame) {
-        let Some(row) = self.board.tasks.get(&id) else { return };
-        let t = &row.task;
-        let Some(agent) = t.agent else { return };
-        let seen = self.shared.directory.seen(agent);
-        let session = seen.filter(|s| !s.instance.starts_with(QUARANTINE)).map(|s| s.instance);
-        match frame {
-            Frame::Offer => match session {
-                Some(instance) => self.offer(row, instance).await,
-                None => self.shared.send(agent, None, DownBody::WhoAreYou).await,
-            },
-            Frame::Grant => {
-                let Some(g) = t.granted.clone() else { return };
-                // An agent takes a grant only soon after its ACCEPT; the offer, repeated, makes it accept again.
-                let stale =
-                    t.granted_at.is_some_and(|at| (chrono::Utc::now() - at).num_seconds() >= i64::from(GRANT_LEASE_S));
-                if stale {
-                    self.offer(row, g.instance.clone()).await;
-                }
-                let body =
-                    DownBody::Grant { task: id, nonce: g.nonce, epoch: self.lease.epoch, lease_s: GRANT_LEASE_S };
-                self.shared.send(agent, Some(g.instance), body).await;
-            }
-            Frame::Fence => {
-                let body = DownBody::Fence { task: id, work: self.claim.work.id, epoch: self.lease.epoch };
-                self.shared.send(agent, None, body).await;
-            }
-            Frame::ResultAck => self.shared.send(agent, session, DownBody::ResultAck { task: id }).await,
-        }
-    }
-
-    async fn offer(&self, row: &StoredTask, instance: String) {
-        let (Ok(view), Some(agent)) = (&self.plan, row.task.agent) else { return };
-        let Ok(made) = view.offer(&row.step, &row.task.host) else { return };
-        let (spec, proof) = (*made).clone();
-        let timeout = self.shared.ctx.settings.executor.offer_timeout_s.get();
-        let work = &self.claim.work;
-        let offer = Offer {
-            task: row.task.id,
-            work: work.id,
-            deployment: work.deployment,
-            attempt: row.task.attempt,
-            epoch: self.lease.epoch,
-            fence: work.fence,
-            start_at: row.task.start_at,
-            spec,
-            proof,
-            approvals: view.approvals.clone(),
-            not_after: row.task.offered_at.unwrap_or_else(chrono::Utc::now) + timeout,
-            trace: self.trace.clone(),
-        };
-        self.shared.send(agent, Some(instance), DownBody::Offer(Box::new(offer))).await;
     }
 }
