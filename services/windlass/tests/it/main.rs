@@ -145,9 +145,7 @@ async fn up_is_started_found_used_killed_and_stopped() {
 
     // The installed client needs no settings, and the state directory no other name.
     let client = up.state().join("bin/windlass");
-    let ask = |args: &[&str]| {
-        code_and_text(Command::new(&client).args(args).current_dir("/").output().expect("runs"))
-    };
+    let ask = |args: &[&str]| code_and_text(Command::new(&client).args(args).current_dir("/").output().expect("runs"));
     let (code, text) = ask(&["status"]);
     assert_eq!(code, 0, "{text}");
     let (code, text) = ask(&["status", "00000000-0000-0000-0000-000000000000"]);
@@ -162,7 +160,8 @@ async fn up_is_started_found_used_killed_and_stopped() {
     let nats = format!("127.0.0.1:{}", up.nats);
     assert!(std::net::TcpStream::connect(&nats).is_ok());
     Command::new("kill").args(["-9", &first.to_string()]).status().expect("kill");
-    eventually(PATIENCE, "the broker is gone", async || std::net::TcpStream::connect(&nats).is_err().then_some(())).await;
+    eventually(PATIENCE, "the broker is gone", async || std::net::TcpStream::connect(&nats).is_err().then_some(()))
+        .await;
     let (code, text) = ask(&["doctor", "--state", &up.state().display().to_string()]);
     assert_eq!(code, 1, "{text}");
     let (code, text) = up.start();
