@@ -6,8 +6,9 @@ use windlass_contracts::frames::{DownBody, OpenState, UpBody};
 use windlass_domain::task::{ReportedOutcome, StepOutcome};
 
 /// Appends to a file, then waits for another to appear.
+/// Ends with the test's directory too: after its runner was killed nobody else would stop it.
 fn waits(dir: &std::path::Path) -> windlass_domain::task::TaskStep {
-    let run = "echo start >> \"$1/starts\"; while ! [ -e \"$1/go\" ]; do sleep 0.05; done; echo done";
+    let run = "echo start >> \"$1/starts\"; while [ -d \"$1\" ] && ! [ -e \"$1/go\" ]; do sleep 0.05; done; echo done";
     step("wait", "script", json!({ "run": run, "args": [dir.display().to_string()] }))
 }
 fn starts(dir: &std::path::Path) -> usize {
