@@ -197,10 +197,11 @@ pub(crate) async fn revoke(call: Call) -> Answer {
 /// revoked agent whatever its connection does.
 async fn cut_off(call: &Call, public_key: String) {
     let s = call.settings();
-    if s.nats.system_creds.is_none() {
+    let keys = s.keys_dir();
+    // Without the operator's key this would make a new one, and sign with it for nobody.
+    if s.nats.system_creds.is_none() || !keys.join("operator.nk").is_file() {
         return;
     }
-    let keys = s.keys_dir();
     let pushed = match Identities::load_or_create(&keys) {
         Ok(i) => i.revoke(&s.nats.urls, &[public_key]).await,
         Err(e) => Err(e),

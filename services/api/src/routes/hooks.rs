@@ -85,6 +85,13 @@ async fn accept(call: &Call, incoming: Incoming) -> Answer {
     ok(&answer)
 }
 
+/// `CDEvents` 0.4 and 0.5 in CloudEvents, structured or binary mode, signed by Standard Webhooks.
+///
+/// Read are `dev.cdevents.artifact.published` and `dev.cdevents.artifact.packaged`; all else is ignored. Delivery id:
+/// `context.id`. Version: `customData.version`, else the version of the package URL `subject.id`. URL: `customData.url`, else
+/// its `download_url`. Digest: `customData.digest`, else the `sha256:` part of its `checksum`. Commit: `customData.commit`, else
+/// `subject.content.change.id`. Committer: `customData.committer`, else `subject.content.user`. `size`, `ref`, `build_url`:
+/// `customData`. Built at: `context.timestamp`. Nothing is taken from `ce-` headers, which no signature covers.
 #[utoipa::path(post, path = "/hooks/cdevents/{project}", tag = "hooks", params(("project" = String, Path,), ("webhook-id" = String, Header,), ("webhook-timestamp" = i64, Header,), ("webhook-signature" = String, Header,)),
     request_body(content = Object, content_type = "application/cloudevents+json"), responses((status = 200, body = body::HookAnswer), (status = "default", body = body::Problem)))]
 pub(crate) async fn cdevents_hook(call: Call) -> Answer {
@@ -117,6 +124,12 @@ pub(crate) async fn cdevents_hook(call: Call) -> Answer {
     .await
 }
 
+/// GitHub webhooks with `X-Hub-Signature-256`.
+///
+/// `release` published: the tag without a leading `v` is the version, the first asset `*.tar.gz` with a `sha256:` digest the
+/// artifact. `package` and `registry_package` published: `package_version.version`, the first file `*.tar.gz` with a `sha256`.
+/// `workflow_run` completed with success: only when the sender adds `artifacts[]` with `version`, `url` or
+/// `archive_download_url`, `digest`, `size`, because GitHub names no artifact in it. All else is ignored, with the reason.
 #[utoipa::path(post, path = "/hooks/github/{project}", tag = "hooks", params(("project" = String, Path,), ("X-Hub-Signature-256" = String, Header,), ("X-GitHub-Event" = String, Header,), ("X-GitHub-Delivery" = String, Header,)),
     request_body(content = Object, content_type = "application/json"), responses((status = 200, body = body::HookAnswer), (status = "default", body = body::Problem)))]
 pub(crate) async fn github_hook(call: Call) -> Answer {
@@ -134,6 +147,9 @@ pub(crate) async fn github_hook(call: Call) -> Answer {
     accept(&call, Incoming { source: SOURCE, project: project.name, delivery, kind, verdict, trace }).await
 }
 
+/// Any JSON, signed by Standard Webhooks; the project's CEL expressions over `body` and `headers` pick the fields.
+///
+/// A mapping that does not fit the event is ignored, with the expression that failed as the reason.
 #[utoipa::path(post, path = "/hooks/generic/{project}", tag = "hooks", params(("project" = String, Path,), ("webhook-id" = String, Header,), ("webhook-timestamp" = i64, Header,), ("webhook-signature" = String, Header,)),
     request_body(content = Object, content_type = "application/json"), responses((status = 200, body = body::HookAnswer), (status = "default", body = body::Problem)))]
 pub(crate) async fn generic_hook(call: Call) -> Answer {

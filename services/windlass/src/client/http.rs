@@ -126,6 +126,10 @@ impl Api {
                 Err(Error::Unreachable { .. }) if tried < TRIES => {
                     tokio::time::sleep(Duration::from_millis(200) * tried).await;
                 }
+                // Over its rate limit the server did nothing; starting a large fleet gets there.
+                Err(Error::Problem { status: 429, .. }) if tried < 5 * TRIES => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
                 Err(e) => return Err(e),
             }
         }
