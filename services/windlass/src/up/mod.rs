@@ -25,6 +25,9 @@ use crate::{
 };
 use record::{Board, Lock, write_file};
 use std::{
+    collections::HashMap,
+    ffi::OsString,
+    io::IsTerminal,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -133,9 +136,15 @@ fn banner(record: &Record) {
 
 /// The settings file of the state directory with what the command line says on top.
 fn settings(args: &UpArgs, state: &Path, identities: &Identities) -> Result<Settings, Error> {
-    let own = state.join("windlass.toml");
-    let mut s = Settings::load(own.is_file().then_some(own.as_path()))?;
+    let text = |(k, v): (OsString, OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
+    let mut vars: HashMap<String, String> = std::env::vars_os().filter_map(text).collect();
+    vars.insert("WINDLASS__STATE_DIR".into(), state.display().to_string());
+    let mut s = Settings::load_from(None, vars)?;
     state.clone_into(&mut s.state_dir);
+    // On a terminal the log is between the lines that are meant for a person: only what is wrong belongs there.
+    if std::io::stderr().is_terminal() && s.telemetry.log == Settings::default().telemetry.log {
+        s.telemetry.log = "warn".into();
+    }
     s.api.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     s.nats.urls = vec![format!("nats://127.0.0.1:{}", args.nats_port)];
     s.nats.services_creds = Some(identities.services_creds());
