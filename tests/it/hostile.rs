@@ -50,8 +50,7 @@ async fn runaway_steps_are_bounded_and_stopped() {
         .expect("tar");
     assert!(made.success());
     let bytes = std::fs::read(&evil).expect("package");
-    let digest: String =
-        <sha2::Sha256 as sha2::Digest>::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let digest: String = <sha2::Sha256 as sha2::Digest>::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
     let body = json!({ "version": "3.0.0", "url": format!("file://{}", evil.display()), "digest": format!("sha256:{digest}") });
     w.post("/projects/shop/artifacts", body).await;
     let id = w.deploy("shop", "beta", "3.0.0").await;
@@ -67,13 +66,17 @@ async fn bad_requests_are_told_what_is_wrong() {
     w.apply(&w.catalog(&["h1"], "1", 0, "parallel: 0")).await;
     let a = &w.admin;
     let post = |path: &'static str, body| w.send("POST", path, a, Some(body));
-    let (status, p) = post("/projects/shop/deployments", json!({ "environment": "beta", "version": "9" })).await.expect("answers");
+    let (status, p) =
+        post("/projects/shop/deployments", json!({ "environment": "beta", "version": "9" })).await.expect("answers");
     assert!((400..500).contains(&status) && p["detail"].to_string().contains('9'), "{status} {p}");
     let (status, p) =
-        post("/projects/shop/deployments", json!({ "environment": "beta", "version": "9", "enviroment": 1 })).await.expect("answers");
+        post("/projects/shop/deployments", json!({ "environment": "beta", "version": "9", "enviroment": 1 }))
+            .await
+            .expect("answers");
     assert!(status == 400 || status == 422, "{status} {p}");
     assert!(p["detail"].to_string().contains("enviroment"), "names the field: {p}");
-    let (status, p) = post("/projects/none/deployments", json!({ "environment": "beta", "version": "9" })).await.expect("answers");
+    let (status, p) =
+        post("/projects/none/deployments", json!({ "environment": "beta", "version": "9" })).await.expect("answers");
     assert_eq!(status, 404, "{p}");
     // Unknown keys in the catalog: line and column.
     let r = w
@@ -88,13 +91,7 @@ async fn bad_requests_are_told_what_is_wrong() {
     let p: serde_json::Value = r.json().await.expect("problem");
     assert_eq!(p["errors"][0]["line"], 4, "{p:#}");
     // Ten megabytes.
-    let r = w
-        .http
-        .post(format!("{}/api/v1/apply", w.base))
-        .bearer_auth(a)
-        .body(vec![b'x'; 10 << 20])
-        .send()
-        .await;
+    let r = w.http.post(format!("{}/api/v1/apply", w.base)).bearer_auth(a).body(vec![b'x'; 10 << 20]).send().await;
     if let Ok(r) = r {
         assert_eq!(r.status().as_u16(), 413);
     }

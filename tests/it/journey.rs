@@ -75,7 +75,9 @@ fn chat() -> (String, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
                 if let Some((head, body)) = text.split_once("\r\n\r\n") {
                     let length = head
                         .lines()
-                        .find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length:").map(|n| n.trim().to_owned()))
+                        .find_map(|l| {
+                            l.to_ascii_lowercase().strip_prefix("content-length:").map(|n| n.trim().to_owned())
+                        })
                         .and_then(|n| n.parse::<usize>().ok())
                         .unwrap_or(0);
                     if body.len() >= length {
@@ -116,7 +118,8 @@ async fn journey(db: Db) {
     let d = w.until(&id, &["awaiting_approval"]).await;
     assert_eq!(d["waiting_on"][0]["on"], "approval", "{d:#}");
     assert!(w.current("h1").is_none(), "nothing runs before it is approved");
-    w.post_as(&bob, &format!("/deployments/{id}/approve"), json!({ "digest": d["plan_digest"], "comment": "fine" })).await;
+    w.post_as(&bob, &format!("/deployments/{id}/approve"), json!({ "digest": d["plan_digest"], "comment": "fine" }))
+        .await;
     w.until(&id, &["succeeded"]).await;
     for h in hosts {
         assert_eq!(w.current(h).as_deref(), Some("1.0.0"));

@@ -65,10 +65,7 @@ impl World {
         for h in hosts {
             y += &format!("---\nkind: host\nname: {h}\naddress: 127.0.0.1\nlabels: {{ role: web }}\n");
         }
-        y += &format!(
-            "---\nkind: environment\nproject: shop\nname: beta\nflow: web\nhosts: [{}]\n",
-            hosts.join(", ")
-        );
+        y += &format!("---\nkind: environment\nproject: shop\nname: beta\nflow: web\nhosts: [{}]\n", hosts.join(", "));
         y += &format!(
             r#"---
 kind: flow

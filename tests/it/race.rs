@@ -57,7 +57,10 @@ async fn never_together(db: Db) {
     let mut spans = Vec::new();
     for id in &ids {
         let d = w.get(&format!("/deployments/{id}")).await;
-        spans.push((d["started_at"].as_str().expect("start").to_owned(), d["ended_at"].as_str().expect("end").to_owned()));
+        spans.push((
+            d["started_at"].as_str().expect("start").to_owned(),
+            d["ended_at"].as_str().expect("end").to_owned(),
+        ));
     }
     spans.sort();
     for pair in spans.windows(2) {

@@ -65,9 +65,8 @@ fn dependencies_point_one_way() {
 
 #[test]
 fn the_core_has_no_clock_and_no_randomness() {
-    for (path, text) in sources(&[".rs"])
-        .iter()
-        .filter(|(p, _)| p.starts_with("shared/domain/src") && !p.ends_with("tests.rs"))
+    for (path, text) in
+        sources(&[".rs"]).iter().filter(|(p, _)| p.starts_with("shared/domain/src") && !p.ends_with("tests.rs"))
     {
         for ban in ["Utc::now", "Instant::now", "SystemTime::now", "rand::", "now_v7", "new_v4", "tokio::", "sqlx::"] {
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
@@ -86,7 +85,10 @@ fn the_client_commands_never_see_the_store() {
 #[test]
 fn every_file_says_what_it_is_for_and_stays_small() {
     for (path, text) in sources(&[".rs"]) {
-        assert!(text.starts_with("//!") || path.ends_with("build.rs") && text.starts_with("//"), "{path} has no //! line");
+        assert!(
+            text.starts_with("//!") || path.ends_with("build.rs") && text.starts_with("//"),
+            "{path} has no //! line"
+        );
         let lines = text.lines().count();
         assert!(lines <= 800, "{path} has {lines} lines: split it by concept");
     }
@@ -95,7 +97,14 @@ fn every_file_says_what_it_is_for_and_stays_small() {
 #[test]
 fn nothing_is_left_unfinished() {
     // Written in parts so that this file does not find itself.
-    let bans = [["to", "do!("], ["unimpl", "emented!("], ["FIX", "ME"], ["#[ig", "nore"], ["it.sk", "ip("], ["place", "holder\n"]];
+    let bans = [
+        ["to", "do!("],
+        ["unimpl", "emented!("],
+        ["FIX", "ME"],
+        ["#[ig", "nore"],
+        ["it.sk", "ip("],
+        ["place", "holder\n"],
+    ];
     for (path, text) in sources(&[".rs", ".ts", ".tsx", ".sh", ".yml", ".yaml"]) {
         for ban in &bans {
             assert!(!text.contains(&ban.concat()), "{path} holds {:?}", ban.concat());

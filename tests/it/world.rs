@@ -107,7 +107,12 @@ impl World {
                 .args(["--database", w._db.url()])
                 .output()
                 .expect("runs");
-            assert!(out.status.success(), "init: {}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+            assert!(
+                out.status.success(),
+                "init: {}{}",
+                String::from_utf8_lossy(&out.stdout),
+                String::from_utf8_lossy(&out.stderr)
+            );
             // What `init` made is used where it is; only the test's own values are added.
             let creds = |n: &str| find(&state, n).display().to_string();
             text = text.replace(
@@ -262,7 +267,7 @@ impl World {
             let r = r.header("content-type", "application/json").body(body.to_string()).send().await.ok()?;
             let status = r.status().as_u16();
             let text = r.text().await.ok()?;
-            assert!(status < 400 || status >= 500, "POST {path}: {status} {text}");
+            assert!(!(400..500).contains(&status), "POST {path}: {status} {text}");
             (status < 300).then(|| serde_json::from_str(&text).expect("JSON"))
         })
         .await

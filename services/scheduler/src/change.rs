@@ -140,7 +140,9 @@ impl Change {
         })
     }
 
-    async fn effects(&mut self, d: &mut Deployment, effects: Vec<Effect>) -> Result<(), Error> {
+    async fn effects(&mut self, d: &mut Deployment, mut effects: Vec<Effect>) -> Result<(), Error> {
+        // Rows are locked in one order everywhere: works before event heads. An executor's turn does the same.
+        effects.sort_by_key(|e| *e != Effect::AbortWorks);
         for e in effects {
             match e {
                 Effect::Event { what, severity, payload } => self.event(d, what, severity, payload).await?,

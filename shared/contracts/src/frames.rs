@@ -61,7 +61,7 @@ pub fn open<T: for<'de> Deserialize<'de>>(bytes: &[u8], from: &KeyPair) -> Resul
 pub struct Down {
     /// Who it is for; an agent drops what names another.
     pub aud: AgentId,
-    /// The journal instance the sender believes it speaks to; `None` only in HELLO_ACK and FENCE.
+    /// The journal instance the sender believes it speaks to; `None` only in `HELLO_ACK` and `FENCE`.
     pub instance: Option<String>,
     pub body: DownBody,
 }
@@ -157,7 +157,7 @@ pub enum UpBody {
         task: TaskId,
         report: StepReport,
     },
-    /// Re-sent until RESULT_ACK.
+    /// Re-sent until `RESULT_ACK`.
     Result {
         task: TaskId,
         report: TaskReport,
@@ -187,9 +187,9 @@ pub struct Hello {
     pub boot_id: String,
     pub journal_seq: u64,
     pub version: String,
-    /// Every task the journal holds that has no RESULT_ACK yet.
+    /// Every task the journal holds that has no `RESULT_ACK` yet.
     pub open: Vec<OpenTask>,
-    /// os, arch, hostname, cores, memory_mb, current release per project root.
+    /// os, arch, hostname, cores, `memory_mb`, current release per project root.
     pub facts: serde_json::Value,
 }
 

@@ -131,7 +131,8 @@ fn frames_from_agents() {
         log_frames: 1,
     };
     golden("up-result-v1", &up(UpBody::Result { task: id(2).into(), report }));
-    let log = LogFrame { task: id(2).into(), seq: 0, step: 1, stream: Stream::Err, at: at(), data: "aGk=".into(), crc: 7 };
+    let log =
+        LogFrame { task: id(2).into(), seq: 0, step: 1, stream: Stream::Err, at: at(), data: "aGk=".into(), crc: 7 };
     golden("up-log-v1", &up(UpBody::Log(log)));
 }
 

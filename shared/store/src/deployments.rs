@@ -247,11 +247,12 @@ pub async fn try_lock(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<Opt
 
 /// Whether it is worth trying: the lock is free and `id` is next. Decides nothing; [`try_lock`] does.
 pub async fn may_lock(tx: &mut Tx, id: DeploymentId, project: &str, environment: &str) -> Result<bool, Error> {
-    let held: Option<i64> = sql("SELECT COUNT(*) FROM locks WHERE project = $1 AND environment = $2 AND deployment_id IS NOT NULL")
-        .bind(project)
-        .bind(environment)
-        .fetch_scalar(tx)
-        .await?;
+    let held: Option<i64> =
+        sql("SELECT COUNT(*) FROM locks WHERE project = $1 AND environment = $2 AND deployment_id IS NOT NULL")
+            .bind(project)
+            .bind(environment)
+            .fetch_scalar(tx)
+            .await?;
     Ok(held == Some(0) && queue(tx, project, environment).await?.first() == Some(&id))
 }
 
