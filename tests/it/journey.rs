@@ -21,6 +21,9 @@ pub(crate) fn sign(secret: &str, id: &str, timestamp: i64, body: &[u8]) -> Strin
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
 
+/// The CI's trace: every event comes with it, and the process on the host belongs to it.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A CDEvents `artifact.published` for a package.
@@ -46,6 +49,7 @@ impl World {
             .post(format!("{}/hooks/cdevents/shop", self.base))
             .header("content-type", "application/cloudevents+json")
             .header("webhook-id", id)
+            .header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"))
             .header("webhook-timestamp", now.to_string())
             .header("webhook-signature", sign(SECRET, id, now, bytes.as_bytes()))
             .body(bytes)
@@ -111,7 +115,11 @@ async fn journey(db: Db) {
     w.agents(&hosts).await;
 
     // A signed event registers the artifact and requests the deployment.
-    let (package, digest, _) = pack(w.dir.path(), "one", &[("VERSION", "1.0.0"), ("bin/go", "echo hello from one")]);
+    let (package, digest, _) = pack(
+        w.dir.path(),
+        "one",
+        &[("VERSION", "1.0.0"), ("bin/go", "echo hello from one; echo $TRACEPARENT > $WINDLASS_ROOT/trace")],
+    );
     let (status, answer) = w.hook("evt-1", &cdevent("evt-1", "1.0.0", &package, &digest)).await;
     assert!((200..300).contains(&status), "{status} {answer}");
     let id = answer["deployments"][0].as_str().expect("a deployment").to_owned();
@@ -128,6 +136,9 @@ async fn journey(db: Db) {
     assert_eq!(w.starts().len(), 6, "two marks a host: {:?}", w.starts());
     let logs = w.get(&format!("/deployments/{id}/logs")).await.to_string();
     assert!(logs.contains(&STANDARD.encode("hello from one\n")), "{logs}");
+
+    let trace = std::fs::read_to_string(w.root("h1").join("trace")).expect("the step wrote it");
+    assert!(trace.contains(TRACE), "one trace from the webhook to the process: {trace}");
 
     // The next version fails on the canary: the wave stops, the rest is untouched, the alert is sent.
     let (package, digest, _) = pack(w.dir.path(), "two", &[("VERSION", "1.1.0"), ("bin/go", "exit 7")]);

@@ -356,7 +356,6 @@ pub(crate) fn events_of(before: &Task, after: &Task, step: &str, steps: &[String
     if before.state != after.state && after.state.is_settled() {
         let severity = match after.state {
             TaskState::Unknown => Severity::Action,
-            TaskState::Failed | TaskState::Overridden => Severity::Notice,
             _ => Severity::Info,
         };
         let payload = base(serde_json::json!({

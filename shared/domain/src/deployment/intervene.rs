@@ -47,13 +47,14 @@ impl Step<'_> {
                 }
                 StepRunKind::Central { .. } => {}
                 StepRunKind::Rollout(r) => {
-                    let steps = r.host_steps;
+                    let all = r.host_steps;
                     for w in r.waves.iter_mut().filter(|w| w.state == WaveState::Failed) {
                         let mut any = false;
                         for h in w.hosts.iter_mut().filter(|h| only.is_empty() || only.contains(&h.host)) {
                             match h.state {
                                 HostState::Failed | HostState::HandStopped => {
                                     let at = h.failed_step.unwrap_or(0);
+                                    let steps = if h.steps == 0 { all } else { h.steps };
                                     if past && h.failed_step.is_some() && at + 1 >= steps {
                                         h.state = HostState::Succeeded;
                                         h.reason = Some("the last step was skipped by a person".into());

@@ -219,6 +219,9 @@ pub struct HostRun {
     pub start_at: u32,
     pub failed_step: Option<u32>,
     pub reason: Option<String>,
+    /// Steps this host has, where conditions give it fewer than the rollout; 0: all of them.
+    #[serde(default)]
+    pub steps: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -447,6 +450,7 @@ impl HostRun {
             start_at: 0,
             failed_step: None,
             reason: None,
+            steps: 0,
         }
     }
 

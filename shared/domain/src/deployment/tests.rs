@@ -407,3 +407,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn skipping_the_last_step_of_a_host_with_fewer_steps_ends_its_part() {
+    let mut plan = facts(vec![rollout("go", &[], &[&["a", "b"]], 1, Confirm::None, 0)], 0);
+    if let StepRunKind::Rollout(r) = &mut plan.steps[0].kind {
+        r.max_failures = 0;
+        r.waves[0].hosts[0].steps = 4;
+    }
+    let mut w = World::running(plan);
+    // The fourth of five steps fails on both; for `a` it is the last.
+    w.settle(&[("a", Outcome::Failed), ("b", Outcome::Failed)]);
+    w.go(Input::Skip { by: ops(), hosts: vec![] });
+    assert_eq!(w.wave_hosts(), [("b".into(), 2, 4)]);
+    w.settle(&[]);
+    assert_eq!(w.d.state, State::Succeeded);
+}

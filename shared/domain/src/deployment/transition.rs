@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::approval::{self, Decision};
+use crate::plan::{Plan, PlanRollout, PlanStep, PlanStepKind};
 use serde_json::json;
 
 /// Everything a new deployment needs besides its plan.
@@ -318,10 +319,18 @@ impl Step<'_> {
     }
 }
 
+/// How many steps a host has, where conditions may take some away; 0: all.
+fn own_steps(plan: &Plan, step: &PlanStep, r: &PlanRollout, host: u32) -> u32 {
+    if r.conditions.is_empty() {
+        return 0;
+    }
+    // A spec that cannot be rendered fails the plan itself, before it comes here.
+    plan.task_spec(&step.id, host).map_or(0, |spec| spec.steps.len() as u32)
+}
+
 impl PlanFacts {
     /// What a deployment keeps of a plan with this digest.
-    pub fn of(plan: &crate::plan::Plan, digest: &str) -> PlanFacts {
-        use crate::plan::PlanStepKind;
+    pub fn of(plan: &Plan, digest: &str) -> PlanFacts {
         let steps = plan.steps.iter().map(|s| StepRun {
             id: s.id.clone(),
             needs: s.needs.clone(),
@@ -344,8 +353,11 @@ impl PlanFacts {
                             work: None,
                             hosts: w
                                 .iter()
-                                .filter_map(|h| plan.hosts.get(*h as usize))
-                                .map(|h| HostRun::waiting(h.name.clone()))
+                                .filter_map(|h| Some((*h, plan.hosts.get(*h as usize)?)))
+                                .map(|(i, h)| HostRun {
+                                    steps: own_steps(plan, s, r, i),
+                                    ..HostRun::waiting(h.name.clone())
+                                })
                                 .collect(),
                         })
                         .collect(),
