@@ -34,8 +34,9 @@ pub async fn insert(tx: &mut Tx, c: &Command) -> Result<bool, Error> {
     Ok(n == 1)
 }
 
+/// A command as its table holds it.
 #[derive(Debug, sqlx::FromRow)]
-struct Row {
+pub(crate) struct Row {
     id: Uuid,
     project: String,
     environment: Option<String>,
@@ -46,13 +47,9 @@ struct Row {
     created_at: DateTime<Utc>,
 }
 
-pub async fn get(tx: &mut Tx, id: CommandId) -> Result<Option<Command>, Error> {
-    let row: Option<Row> = sql("SELECT id, project, environment, deployment_id, actor, payload, trace, created_at
-         FROM commands WHERE id = $1")
-    .bind(id)
-    .fetch_optional(tx)
-    .await?;
-    row.map(|r| {
+impl TryFrom<Row> for Command {
+    type Error = Error;
+    fn try_from(r: Row) -> Result<Command, Error> {
         Ok(Command {
             id: CommandId(r.id),
             project: r.project,
@@ -63,8 +60,16 @@ pub async fn get(tx: &mut Tx, id: CommandId) -> Result<Option<Command>, Error> {
             created_at: r.created_at,
             trace: r.trace,
         })
-    })
-    .transpose()
+    }
+}
+
+pub async fn get(tx: &mut Tx, id: CommandId) -> Result<Option<Command>, Error> {
+    let row: Option<Row> = sql("SELECT id, project, environment, deployment_id, actor, payload, trace, created_at
+         FROM commands WHERE id = $1")
+    .bind(id)
+    .fetch_optional(tx)
+    .await?;
+    row.map(Command::try_from).transpose()
 }
 
 #[derive(Debug, sqlx::FromRow)]

@@ -1,23 +1,9 @@
 //! The scheduler's side of commands: what is yet to be decided, and the one outcome of each.
 
-use crate::{Error, Tx, decode, sql};
-use chrono::{DateTime, Utc};
-use sqlx::types::Json;
+use crate::{Error, Tx, commands::Row, sql};
 use uuid::Uuid;
 use windlass_contracts::command::{Command, CommandOutcome};
 use windlass_domain::ids::{CommandId, DeploymentId};
-
-#[derive(sqlx::FromRow)]
-struct Row {
-    id: Uuid,
-    project: String,
-    environment: Option<String>,
-    deployment_id: Option<Uuid>,
-    actor: String,
-    payload: Json<serde_json::Value>,
-    trace: Option<String>,
-    created_at: DateTime<Utc>,
-}
 
 /// Undecided commands of a deployment, oldest first.
 pub async fn queued(tx: &mut Tx, deployment: DeploymentId) -> Result<Vec<Command>, Error> {
@@ -26,20 +12,7 @@ pub async fn queued(tx: &mut Tx, deployment: DeploymentId) -> Result<Vec<Command
     .bind(deployment)
     .fetch_all(tx)
     .await?;
-    rows.into_iter()
-        .map(|r| {
-            Ok(Command {
-                id: CommandId(r.id),
-                project: r.project,
-                environment: r.environment,
-                deployment: r.deployment_id.map(DeploymentId),
-                actor: r.actor,
-                verb: decode("command", r.payload.0)?,
-                created_at: r.created_at,
-                trace: r.trace,
-            })
-        })
-        .collect()
+    rows.into_iter().map(Command::try_from).collect()
 }
 
 /// The deployment a command is about: what a doorbell with a command's id leads to.
