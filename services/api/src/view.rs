@@ -150,6 +150,7 @@ fn step(s: &windlass_domain::deployment::StepRun, latest: &BTreeMap<(&str, &str)
                     WaveState::Confirming => ("confirming", None),
                     WaveState::Succeeded => ("succeeded", None),
                     WaveState::Failed => ("failed", None),
+                    WaveState::Stopped => ("stopped", None),
                 };
                 let host = |h: &HostRun| body::HostRun {
                     host: h.host.clone(),
@@ -236,6 +237,7 @@ fn actions(d: &Deployment, who: &Who, group: &str) -> Vec<String> {
             "rollback",
             has(Permission::Operate)
                 && d.rolled_back_by.is_none()
+                && d.rollback.is_none()
                 && d.started_at.is_some()
                 && d.state != State::RolledBack,
         ),

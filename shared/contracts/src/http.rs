@@ -416,7 +416,7 @@ pub struct Approval {
 pub struct Step {
     pub id: String,
     pub needs: Vec<String>,
-    /// waiting, running, succeeded, failed, skipped
+    /// waiting, running, succeeded, failed, skipped, stopped
     pub state: String,
     /// central or rollout
     pub kind: String,
@@ -432,7 +432,7 @@ pub struct Step {
 pub struct Wave {
     /// From 0, as in `confirm`.
     pub index: u32,
-    /// waiting, running, confirming, baking, succeeded, failed
+    /// waiting, running, confirming, baking, succeeded, failed, stopped
     pub state: String,
     pub bake_until: Option<DateTime<Utc>>,
     pub hosts: Vec<HostRun>,

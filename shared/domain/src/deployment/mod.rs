@@ -165,6 +165,8 @@ pub enum StepState {
     Failed,
     /// Its condition was false, or a person skipped it.
     Skipped,
+    /// The deployment ended before it was over, or before it was reached.
+    Stopped,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -208,6 +210,8 @@ pub enum WaveState {
     Succeeded,
     /// More hosts failed than the budget bears.
     Failed,
+    /// The deployment ended before it was reached.
+    Stopped,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -260,6 +260,10 @@ fn rolling_back_a_running_deployment_aborts_it_first() {
     assert_eq!(w.d.state, State::Aborted);
     let want = Effect::RequestRollback { mode: RollbackMode::Emergency, id: Some(id), by: ops() };
     assert!(effects.contains(&want) && effects.contains(&Effect::FreeLock));
+    // Nothing looks as if it would still happen.
+    assert_eq!(w.d.steps[0].state, StepState::Failed);
+    let StepRunKind::Rollout(r) = &w.d.steps[0].kind else { panic!("a rollout") };
+    assert_eq!((r.waves[1].state, r.waves[1].hosts[0].state), (WaveState::Stopped, HostState::AutoStopped));
     assert!(w.try_do(input).is_err(), "once is enough");
     w.go(Input::RolledBack);
     assert_eq!(w.d.state, State::RolledBack);

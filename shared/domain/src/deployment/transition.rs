@@ -166,6 +166,7 @@ impl Step<'_> {
         }
         if self.d.state == State::Aborting && self.d.works_in_flight().is_empty() {
             let end = self.d.end.clone();
+            self.close("the deployment was aborted before its turn");
             self.d.state = State::Aborted;
             self.d.ended_at = Some(self.now);
             let unknown = self.d.unknown_hosts();
@@ -292,6 +293,9 @@ impl Step<'_> {
         self.d.state = state;
         self.d.pause = None;
         self.d.ended_at = Some(self.now);
+        if state == State::Failed {
+            self.close("the deployment failed before its turn");
+        }
         if state != State::Succeeded {
             self.d.end = Some(By { who: by.into(), reason: reason.into(), at: self.now });
         }
@@ -304,6 +308,32 @@ impl Step<'_> {
         };
         let unknown = self.d.unknown_hosts();
         self.event(what, severity, json!({ "by": by, "reason": reason, "unknown_hosts": unknown }));
+    }
+
+    /// At an end that is no success nothing is left that looks as if it would still happen.
+    fn close(&mut self, reason: &str) {
+        for s in &mut self.d.steps {
+            let mut failed = false;
+            if let StepRunKind::Rollout(r) = &mut s.kind {
+                failed = r.waves.iter().any(|w| w.state == WaveState::Failed);
+                for w in &mut r.waves {
+                    w.state = match w.state {
+                        WaveState::Waiting | WaveState::Running => WaveState::Stopped,
+                        WaveState::Confirming | WaveState::Baking { .. } => WaveState::Succeeded,
+                        over => over,
+                    };
+                    for h in w.hosts.iter_mut().filter(|h| h.state == HostState::Waiting) {
+                        h.state = HostState::AutoStopped;
+                        h.reason = Some(reason.into());
+                    }
+                }
+            }
+            s.state = match s.state {
+                StepState::Running if failed => StepState::Failed,
+                StepState::Running | StepState::Waiting => StepState::Stopped,
+                over => over,
+            };
+        }
     }
 
     pub(super) fn event(&mut self, what: &'static str, severity: Severity, mut payload: serde_json::Value) {
