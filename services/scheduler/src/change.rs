@@ -157,7 +157,7 @@ impl Change {
                         fence: d.lock.unwrap_or(0),
                         plan_digest: d.plan_digest.clone(),
                         spec,
-                        trace: self.cause.trace.clone(),
+                        trace: d.trace.clone().or_else(|| self.cause.trace.clone()),
                     };
                     works::insert(&mut self.tx, &work).await?;
                     self.rings.push(Ring::Work { pool: work.pool, id });

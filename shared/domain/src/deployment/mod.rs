@@ -107,6 +107,9 @@ pub struct Deployment {
     pub requested_by: String,
     pub requested_at: Timestamp,
     pub note: String,
+    /// W3C traceparent of the request: what runs on hosts belongs to the trace of the event or person that asked for it.
+    #[serde(default)]
+    pub trace: Option<String>,
     pub pool: String,
     /// Hosts that were asked for; empty means the whole environment.
     pub only_hosts: Vec<String>,

@@ -63,6 +63,7 @@ impl World {
             rollback: None,
             requested_by: "ann".into(),
             note: String::new(),
+            trace: None,
             pool: "default".into(),
             only_hosts: vec![],
             not_before: None,
