@@ -9,7 +9,7 @@ use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
 use windlass_contracts::frames::{MAX_LOG_DATA, Stream};
@@ -251,7 +251,10 @@ impl Reader {
         }
         let Some((_, f)) = &self.open else { return Ok(None) };
         let mut b = [0; HEADER];
-        if f.metadata()?.len() < c.at + HEADER as u64 {
+        let now = f.metadata()?;
+        // A segment that was cut while it was open could still be read here, and only here: another reader (the one that
+        // counts for the report, the one of a restarted agent) finds it gone. All of them must tell the same story.
+        if now.nlink() == 0 || now.len() < c.at + HEADER as u64 {
             return Ok(None);
         }
         f.read_exact_at(&mut b, c.at)?;
@@ -337,6 +340,29 @@ mod tests {
         let mut count = Cursor::default();
         Reader::new(d.path()).skip_to_end(&mut count).expect("counts");
         assert_eq!(count, c);
+    }
+
+    #[test]
+    fn a_reader_that_holds_a_cut_segment_open_counts_like_one_that_does_not() {
+        let d = tempfile::tempdir().expect("dir");
+        let caps = LogCaps { head_bytes: 64 << 10, tail_bytes: 128 << 10 };
+        let mut w = Writer::create(d.path(), caps).expect("creates");
+        let (mut r, mut c) = (Reader::new(d.path()), Cursor::default());
+        let mut kept = 0;
+        let mut write = |n: usize| (0..n).for_each(|_| w.write(0, Stream::Out, at(), &[b'x'; 1000]));
+        // Stands in the middle of a tail segment, which is then cut under it.
+        write(120);
+        for _ in 0..100 {
+            kept += r.next(&mut c).expect("reads").expect("a piece").data.len() as u64;
+        }
+        write(1000);
+        let mut other = c;
+        Reader::new(d.path()).skip_to_end(&mut other).expect("counts");
+        while let Some(p) = r.next(&mut c).expect("reads") {
+            kept += if p.stream == Stream::Note { 0 } else { p.data.len() as u64 };
+        }
+        assert_eq!(c, other);
+        assert_eq!(kept + c.dropped, 1_120_000);
     }
 
     #[test]
