@@ -141,6 +141,11 @@ fn step(s: &windlass_domain::deployment::StepRun, latest: &BTreeMap<(&str, &str)
             out.attempt = Some(*attempt);
             out.reason.clone_from(reason);
         }
+        StepRunKind::Gateway(g) => {
+            out.kind = "gateway".into();
+            out.reason.clone_from(&g.reason);
+        }
+        StepRunKind::Enter { .. } | StepRunKind::Leave { .. } => out.kind = "subflow".into(),
         StepRunKind::Rollout(r) => {
             for (index, w) in (0u32..).zip(&r.waves) {
                 let (state, bake_until) = match w.state {

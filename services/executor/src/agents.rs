@@ -267,13 +267,14 @@ mod tests {
     #[test]
     fn values_out_of_bounds_are_no_frames() {
         let task: TaskId = uuid::Uuid::nil().into();
-        let accept = |nonce: &str| say_of(UpBody::Accept { task, nonce: nonce.into(), journal_seq: 0 });
+        let accept = |nonce: &str| say_of(UpBody::Accept { seal_to: None, task, nonce: nonce.into(), journal_seq: 0 });
         assert!(accept(&"a".repeat(32)).is_some());
         for bad in ["", "short", &"a".repeat(129), "aaaaaaaaaaaaaaaa\n", "'; drop table tasks"] {
             assert!(accept(bad).is_none(), "{bad:?}");
         }
         let at = chrono::Utc::now();
         let step = |index| StepReport {
+            outputs: Default::default(),
             index,
             outcome: windlass_domain::task::StepOutcome::Succeeded,
             exit_code: Some(0),

@@ -319,6 +319,7 @@ pub(crate) fn result(board: &Board, changed: &[StoredTask]) -> Option<WorkResult
             outcome: t.outcome()?,
             failed_step: t.failed_step(),
             reason: t.reason.clone(),
+            outputs: serde_json::Map::new(),
         })
     };
     let hosts: Option<Vec<HostResult>> = board.wave.hosts.iter().map(host).collect();

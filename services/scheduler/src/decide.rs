@@ -99,6 +99,7 @@ fn input(verb: &Verb, by: String) -> Option<Input> {
         Verb::Pause { reason } => Input::Pause { by, reason },
         Verb::Resume => Input::Resume { by },
         Verb::Confirm { wave } => Input::Confirm { by, wave },
+        Verb::Choose { step, branch } => Input::Choose { by, step, branch },
         Verb::Retry { hosts } => Input::Retry { by, hosts },
         Verb::Skip { hosts } => Input::Skip { by, hosts },
         Verb::Ignore { hosts, reason } => Input::Ignore { by, hosts, reason },

@@ -72,6 +72,7 @@ async fn prepare(
     };
     drop(tx);
     let release = Release {
+        values: r.values.clone(),
         id: ReleaseId(Uuid::now_v7()),
         project: command.project.clone(),
         version: artifact.version.clone(),

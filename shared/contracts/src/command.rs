@@ -44,6 +44,11 @@ pub enum Verb {
     Confirm {
         wave: u32,
     },
+    /// A person decides what an expression could not: a gateway's branch, or `run` / `skip` for a step's condition.
+    Choose {
+        step: String,
+        branch: String,
+    },
     /// New attempt of the failed hosts (or these of them), at the step that failed.
     Retry {
         #[serde(default)]
@@ -90,6 +95,7 @@ impl Verb {
             Verb::Pause { .. } => "pause",
             Verb::Resume => "resume",
             Verb::Confirm { .. } => "confirm",
+            Verb::Choose { .. } => "choose",
             Verb::Retry { .. } => "retry",
             Verb::Skip { .. } => "skip",
             Verb::Ignore { .. } => "ignore",
@@ -111,6 +117,15 @@ pub struct Request {
     /// Hosts to release to; empty means all of the environment.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Temporary hosts: catalogued ones that take part though they do not belong to the environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add_hosts: Vec<String>,
+    /// Hosts of the environment that take no part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude_hosts: Vec<String>,
+    /// Values of the release's own scope.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, serde_json::Value>,
     /// Not before this time.
     pub not_before: Option<Timestamp>,
     pub note: String,

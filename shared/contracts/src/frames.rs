@@ -75,6 +75,9 @@ pub enum DownBody {
         nonce: String,
         epoch: u64,
         lease_s: u32,
+        /// Values of the secrets the task's steps refer to, sealed to the `seal_to` of the ACCEPT.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secrets: Option<SealedSecrets>,
     },
     /// Never start this task; stop it if it runs. `epoch` as in OFFER.
     Fence {
@@ -99,6 +102,16 @@ pub enum DownBody {
     WhoAreYou,
 }
 
+/// Secret values on their way to one task of one agent: the JSON of a map from name to value, in a NaCl box from the
+/// executor's one-time key to the agent's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedSecrets {
+    /// The executor's one-time public key (`X…`).
+    pub from: String,
+    /// Base64.
+    pub data: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Offer {
     pub task: TaskId,
@@ -116,6 +129,10 @@ pub struct Offer {
     pub proof: SpecProof,
     /// The plan's approvals, signed by the api's approval key.
     pub approvals: Vec<Approval>,
+    /// Outputs of earlier steps that the steps refer to, by step id. Not part of the proof: they did not exist when the
+    /// plan was approved; they are data, and no step takes its program from them.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
     /// The agent refuses the offer after this time.
     pub not_after: Timestamp,
     /// W3C traceparent, so that the process on the host joins the trace.
@@ -143,6 +160,9 @@ pub enum UpBody {
         task: TaskId,
         nonce: String,
         journal_seq: u64,
+        /// One-time public key (`X…`, kept in memory alone) that secrets of this task are sealed to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seal_to: Option<String>,
     },
     /// The offer is not taken. Nothing was started and nothing will be under this offer.
     Refuse {

@@ -51,6 +51,7 @@ fn approval() -> Approval {
 
 fn step_report() -> StepReport {
     StepReport {
+        outputs: Default::default(),
         index: 3,
         outcome: StepOutcome::Failed,
         exit_code: Some(7),
@@ -84,6 +85,7 @@ fn frames_to_agents() {
         path: vec!["dd".into()],
     };
     let offer = Offer {
+        outputs: Default::default(),
         task: id(2).into(),
         work: id(3).into(),
         deployment: id(1).into(),
@@ -99,7 +101,10 @@ fn frames_to_agents() {
     };
     let down = |body| Down { aud: id(9).into(), instance: Some("inst".into()), body };
     golden("down-offer-v1", &down(DownBody::Offer(Box::new(offer))));
-    golden("down-grant-v1", &down(DownBody::Grant { task: id(2).into(), nonce: "ab".into(), epoch: 4, lease_s: 10 }));
+    golden(
+        "down-grant-v1",
+        &down(DownBody::Grant { secrets: None, task: id(2).into(), nonce: "ab".into(), epoch: 4, lease_s: 10 }),
+    );
     golden("down-fence-v1", &down(DownBody::Fence { task: id(2).into(), work: id(3).into(), epoch: 4 }));
     golden("down-result-ack-v1", &down(DownBody::ResultAck { task: id(2).into() }));
     golden("down-log-ack-v1", &down(DownBody::LogAck { task: id(2).into(), seq: 6, window: 1_048_576 }));
@@ -118,7 +123,10 @@ fn frames_from_agents() {
     };
     golden("up-hello-v1", &up(UpBody::Hello(hello)));
     golden("up-heartbeat-v1", &up(UpBody::Heartbeat { journal_seq: 12, running: vec![id(2).into()] }));
-    golden("up-accept-v1", &up(UpBody::Accept { task: id(2).into(), nonce: "ab".into(), journal_seq: 13 }));
+    golden(
+        "up-accept-v1",
+        &up(UpBody::Accept { seal_to: None, task: id(2).into(), nonce: "ab".into(), journal_seq: 13 }),
+    );
     let refuse = UpBody::Refuse { task: id(2).into(), code: RefuseCode::Policy, detail: "no".into() };
     golden("up-refuse-v1", &up(refuse));
     golden("up-started-v1", &up(UpBody::Started { task: id(2).into() }));
@@ -139,6 +147,9 @@ fn frames_from_agents() {
 #[test]
 fn commands_and_outcomes() {
     let request = Request {
+        add_hosts: vec![],
+        exclude_hosts: vec![],
+        values: Default::default(),
         deployment: id(1).into(),
         environment: "beta".into(),
         artifact: id(4).into(),
@@ -166,6 +177,7 @@ fn commands_and_outcomes() {
 #[test]
 fn works_and_results() {
     let wave = WaveWork {
+        outputs: Default::default(),
         step: "rollout".into(),
         wave: 0,
         hosts: vec![WaveHost { host: "h1".into(), attempt: 2, start_at: 3 }],
@@ -173,8 +185,12 @@ fn works_and_results() {
         max_failures: 0,
     };
     golden("work-wave-v1", &WorkSpec::Wave(wave));
-    golden("work-central-v1", &WorkSpec::Central(CentralWork { step: "smoke".into(), attempt: 1 }));
+    golden(
+        "work-central-v1",
+        &WorkSpec::Central(CentralWork { outputs: Default::default(), step: "smoke".into(), attempt: 1 }),
+    );
     let host = HostResult {
+        outputs: Default::default(),
         host: "h1".into(),
         attempt: 2,
         outcome: Outcome::AutoStopped,

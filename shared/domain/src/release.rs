@@ -36,6 +36,9 @@ pub struct Release {
     pub flow_revision: u64,
     pub flow: Flow,
     pub inputs: BTreeMap<String, serde_json::Value>,
+    /// Values of the release's own scope: the innermost one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, serde_json::Value>,
     pub created_at: Timestamp,
     pub created_by: String,
 }

@@ -103,6 +103,9 @@ pub struct StepReport {
     /// Processes of the step that were still alive when it ended.
     #[serde(default)]
     pub left_processes: u32,
+    /// What the step wrote to its output file, masked.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
 }
 
 /// The final word of a runner about a task.

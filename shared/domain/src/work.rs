@@ -48,6 +48,9 @@ pub struct WaveWork {
     pub parallel: u32,
     /// How many hosts of *this work* may fail before the rest is left alone.
     pub max_failures: u32,
+    /// Outputs of earlier steps that this one refers to, by step id.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +69,9 @@ pub struct CentralWork {
     pub step: String,
     /// From 1.
     pub attempt: u32,
+    /// Outputs of earlier steps that this one refers to, by step id.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
 }
 
 /// How a host came out of a wave.
@@ -93,6 +99,9 @@ pub struct HostResult {
     pub failed_step: Option<u32>,
     /// For people: what went wrong and what to do.
     pub reason: Option<String>,
+    /// By id of the host step.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A work is settled when no host of it can start any more and none is granted. A settled work with `Unknown` hosts may

@@ -29,7 +29,7 @@ impl Agent {
         }
         match frame.body {
             DownBody::Offer(offer) => self.offer(offer).await,
-            DownBody::Grant { task, nonce, epoch, lease_s } => {
+            DownBody::Grant { task, nonce, epoch, lease_s, .. } => {
                 let fresh_nonce = files::random_hex(16);
                 self.input(Input::Grant { task, nonce, epoch, lease_s, fresh_nonce }).await
             }

@@ -278,7 +278,9 @@ impl Agent {
                 self.results.insert(task, Retry::new(now));
                 return;
             }
-            UpBody::Accept { task, nonce, .. } => UpBody::Accept { task, nonce, journal_seq: self.journal.seq() },
+            UpBody::Accept { task, nonce, .. } => {
+                UpBody::Accept { seal_to: None, task, nonce, journal_seq: self.journal.seq() }
+            }
             b => b,
         };
         self.link.send(body).await;

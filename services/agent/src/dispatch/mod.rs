@@ -265,6 +265,7 @@ impl Dispatch {
             ended_at: now.wall,
             message: reason,
             left_processes: 0,
+            outputs: serde_json::Map::new(),
         })
     }
 
@@ -464,7 +465,7 @@ pub fn empty_report(outcome: ReportedOutcome) -> TaskReport {
 
 /// The driver fills `journal_seq` in when it sends.
 fn accept(task: TaskId, nonce: &str) -> Output {
-    Output::Send(UpBody::Accept { task, nonce: nonce.to_owned(), journal_seq: 0 })
+    Output::Send(UpBody::Accept { seal_to: None, task, nonce: nonce.to_owned(), journal_seq: 0 })
 }
 
 fn result(task: TaskId, report: &TaskReport) -> Output {

@@ -57,6 +57,7 @@ pub(crate) fn proof(spec: &TaskSpec) -> SpecProof {
 fn offer(task: u128, attempt: u32) -> Offer {
     let spec = spec();
     Offer {
+        outputs: Default::default(),
         task: id(task),
         work: id(7),
         deployment: id(8),

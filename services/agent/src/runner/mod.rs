@@ -228,6 +228,7 @@ fn skipped(index: u32) -> StepReport {
         ended_at: now,
         message: String::new(),
         left_processes: 0,
+        outputs: serde_json::Map::new(),
     }
 }
 
@@ -256,5 +257,14 @@ async fn run_step(ctx: &Context, index: u32, step: &TaskStep, stop: &Stop) -> St
     let word = serde_json::to_value(outcome).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
     let more = if message.is_empty() { String::new() } else { format!(": {message}") };
     ctx.note(index, &format!("{} {word}{more}", step.id));
-    StepReport { index, outcome, exit_code, started_at, ended_at: chrono::Utc::now(), message, left_processes: left }
+    StepReport {
+        outputs: Default::default(),
+        index,
+        outcome,
+        exit_code,
+        started_at,
+        ended_at: chrono::Utc::now(),
+        message,
+        left_processes: left,
+    }
 }

@@ -226,6 +226,7 @@ impl Control {
             steps,
         };
         Offer {
+            outputs: Default::default(),
             task: uuid::Uuid::new_v4().into(),
             work: uuid::Uuid::from_u128(1).into(),
             deployment: uuid::Uuid::from_u128(2).into(),
@@ -253,7 +254,7 @@ impl Control {
             })
             .await
             .expect("accepted");
-        self.send(DownBody::Grant { task, nonce, epoch: 1, lease_s: 10 }).await;
+        self.send(DownBody::Grant { secrets: None, task, nonce, epoch: 1, lease_s: 10 }).await;
         self.next("STARTED", |b| matches!(b, UpBody::Started { task: t } if *t == task).then_some(())).await;
         task
     }

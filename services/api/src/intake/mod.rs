@@ -260,6 +260,9 @@ fn request(incoming: &Incoming, environment: &str, artifact: ArtifactId, actor: 
         deployment: Some(deployment),
         actor: actor.into(),
         verb: Verb::Request(Box::new(Request {
+            add_hosts: vec![],
+            exclude_hosts: vec![],
+            values: Default::default(),
             deployment,
             environment: environment.into(),
             artifact,

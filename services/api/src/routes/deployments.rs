@@ -48,6 +48,9 @@ pub(crate) async fn request(call: Call) -> Answer {
     drop(tx);
     let id: DeploymentId = Uuid::now_v7().into();
     let verb = Verb::Request(Box::new(Request {
+        add_hosts: vec![],
+        exclude_hosts: vec![],
+        values: Default::default(),
         deployment: id,
         environment: g.environment.clone(),
         artifact: a.artifact.id,

@@ -229,6 +229,7 @@ impl World {
             not_before: None,
             expires_at: now + Duration::from_secs(3600),
             plan: PlanFacts {
+                context: Default::default(),
                 digest: "sha256:plan".into(),
                 rules: vec![windlass_domain::approval::ApprovalRule { name: "ops".into(), quorum: 1, people: vec![] }],
                 on_failure: windlass_domain::flow::OnFailure::Pause,

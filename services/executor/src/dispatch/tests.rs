@@ -25,7 +25,8 @@ fn board(hosts: usize, parallel: u32, max_failures: u32) -> (Board, Vec<NewTask>
         })
         .collect();
     {
-        let wave = WaveWork { step: "roll".into(), wave: 0, hosts, parallel, max_failures };
+        let wave =
+            WaveWork { outputs: Default::default(), step: "roll".into(), wave: 0, hosts, parallel, max_failures };
         (Board { wave, steps: BTreeMap::new(), tasks: BTreeMap::new() }, new)
     }
 }

@@ -77,8 +77,13 @@ impl Wave {
                 if stale {
                     self.offer(row, g.instance.clone()).await;
                 }
-                let body =
-                    DownBody::Grant { task: id, nonce: g.nonce, epoch: self.lease.epoch, lease_s: GRANT_LEASE_S };
+                let body = DownBody::Grant {
+                    secrets: None,
+                    task: id,
+                    nonce: g.nonce,
+                    epoch: self.lease.epoch,
+                    lease_s: GRANT_LEASE_S,
+                };
                 self.shared.send(agent, Some(g.instance), body).await;
             }
             Frame::Fence => {
@@ -96,6 +101,7 @@ impl Wave {
         let timeout = self.shared.ctx.settings.executor.offer_timeout_s.get();
         let work = &self.claim.work;
         let offer = Offer {
+            outputs: Default::default(),
             task: row.task.id,
             work: work.id,
             deployment: work.deployment,

@@ -68,6 +68,7 @@ fn report(outcome: ReportedOutcome, offer: Option<&Offer>) -> TaskReport {
         (ReportedOutcome::Fenced | ReportedOutcome::Interrupted, _) | (_, None) => vec![],
         (_, Some(o)) => (0..o.spec.steps.len())
             .map(|i| StepReport {
+                outputs: Default::default(),
                 index: i as u32,
                 outcome: if i + 1 == o.spec.steps.len() { last } else { StepOutcome::Succeeded },
                 exit_code: Some(0),
@@ -260,11 +261,11 @@ impl Agent {
                     s.tasks.insert(task, Phase::Accepted { nonce: nonce.clone() });
                     s.seq
                 };
-                self.say(UpBody::Accept { task, nonce, journal_seq: seq }).await;
+                self.say(UpBody::Accept { seal_to: None, task, nonce, journal_seq: seq }).await;
             }
             Some(Phase::Accepted { nonce }) => {
                 let journal_seq = self.lock().seq;
-                self.say(UpBody::Accept { task, nonce, journal_seq }).await;
+                self.say(UpBody::Accept { seal_to: None, task, nonce, journal_seq }).await;
             }
             Some(Phase::Running) => self.say(UpBody::Started { task }).await,
             Some(Phase::Ended { report, .. }) => self.say(UpBody::Result { task, report }).await,

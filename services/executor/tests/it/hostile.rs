@@ -22,6 +22,7 @@ fn result(task: windlass_domain::ids::TaskId, steps: Vec<StepReport>) -> UpBody 
 fn step(index: u32) -> StepReport {
     let at = chrono::Utc::now();
     StepReport {
+        outputs: Default::default(),
         index,
         outcome: StepOutcome::Succeeded,
         exit_code: Some(0),

@@ -121,7 +121,8 @@ async fn the_budget_stops_the_rest_and_hosts_without_agent_are_named() {
         assert!(w.agent(3).lock().offers.is_empty(), "it was never offered");
 
         let hosts = vec![WaveHost { host: "h4".into(), attempt: 1, start_at: 0 }];
-        let spec = WaveWork { step: "roll".into(), wave: 1, hosts, parallel: 0, max_failures: 0 };
+        let spec =
+            WaveWork { outputs: Default::default(), step: "roll".into(), wave: 1, hosts, parallel: 0, max_failures: 0 };
         let work = w.insert(WorkSpec::Wave(spec)).await;
         let WorkResult::Wave { hosts } = w.result(work, 1).await else { panic!("a wave") };
         assert_eq!(hosts[0].outcome, NotStarted);
@@ -206,7 +207,7 @@ async fn an_abort_stops_what_runs_and_starts_nothing_more() {
         assert_eq!(w.outcomes(work, 1).await, [Cancelled, NotStarted, NotStarted, NotStarted]);
         // An accept that comes after the abort is never granted.
         let task = w.task(work, 1).await;
-        w.agent(1).say(UpBody::Accept { task, nonce: "a".repeat(32), journal_seq: 9 }).await;
+        w.agent(1).say(UpBody::Accept { seal_to: None, task, nonce: "a".repeat(32), journal_seq: 9 }).await;
         let more = w.wave_retry(1, 2).await;
         assert_eq!(w.outcomes(more, 1).await, [Succeeded], "another work of the deployment is its own");
         assert_eq!(w.state(work, 1).await, Some("not_started"));
@@ -220,7 +221,8 @@ impl World {
     async fn wave_retry(&self, host: usize, attempt: u32) -> windlass_domain::ids::WorkId {
         self.agent(host).lock().no_accept = false;
         let hosts = vec![WaveHost { host: format!("h{host}"), attempt, start_at: 0 }];
-        let spec = WaveWork { step: "roll".into(), wave: 0, hosts, parallel: 0, max_failures: 0 };
+        let spec =
+            WaveWork { outputs: Default::default(), step: "roll".into(), wave: 0, hosts, parallel: 0, max_failures: 0 };
         self.insert(WorkSpec::Wave(spec)).await
     }
 }

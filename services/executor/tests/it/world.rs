@@ -104,11 +104,10 @@ impl World {
             identity::load_key(&settings.keys_dir().join(windlass_executor::KEY_FILE), KeyPairType::User).expect("key");
         let client = async_nats::connect(nats.url()).await.expect("connects");
 
-        let mut steps = vec![PlanStep {
-            id: "roll".into(),
-            needs: vec![],
-            skipped: false,
-            kind: PlanStepKind::Rollout(PlanRollout {
+        let mut steps = vec![PlanStep::new(
+            "roll",
+            vec![],
+            PlanStepKind::Rollout(PlanRollout {
                 waves: vec![(0..hosts as u32).collect()],
                 confirm: Default::default(),
                 bake_s: 0,
@@ -117,13 +116,14 @@ impl World {
                 steps: vec![step("first", "true"), step("second", "true")],
                 conditions: BTreeMap::new(),
             }),
-        }];
+        )];
         for (i, (action, with)) in central.into_iter().enumerate() {
             let with = with.as_object().expect("object").clone();
             let kind = PlanStepKind::Central { action: action.into(), with, timeout_s: 20 };
-            steps.push(PlanStep { id: format!("c{i}"), needs: vec![], skipped: false, kind });
+            steps.push(PlanStep::new(format!("c{i}"), vec![], kind));
         }
         let plan = Plan {
+            scopes: Default::default(),
             project: "shop".into(),
             environment: "prod".into(),
             release: uuid::Uuid::now_v7().into(),
@@ -252,11 +252,19 @@ impl World {
     /// A wave over hosts `h0`… `n`, first attempts.
     pub(crate) async fn wave(&self, hosts: usize, parallel: u32, max_failures: u32) -> WorkId {
         let hosts = (0..hosts).map(|i| WaveHost { host: format!("h{i}"), attempt: 1, start_at: 0 }).collect();
-        self.insert(WorkSpec::Wave(WaveWork { step: "roll".into(), wave: 0, hosts, parallel, max_failures })).await
+        self.insert(WorkSpec::Wave(WaveWork {
+            outputs: Default::default(),
+            step: "roll".into(),
+            wave: 0,
+            hosts,
+            parallel,
+            max_failures,
+        }))
+        .await
     }
 
     pub(crate) async fn central(&self, step: &str) -> WorkId {
-        self.insert(WorkSpec::Central(CentralWork { step: step.into(), attempt: 1 })).await
+        self.insert(WorkSpec::Central(CentralWork { outputs: Default::default(), step: step.into(), attempt: 1 })).await
     }
 
     pub(crate) async fn abort(&self) {

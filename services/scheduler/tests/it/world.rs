@@ -156,6 +156,9 @@ impl World {
     ) -> (DeploymentId, CommandOutcome) {
         let id = DeploymentId(Uuid::now_v7());
         let request = Request {
+            add_hosts: vec![],
+            exclude_hosts: vec![],
+            values: Default::default(),
             deployment: id,
             environment: environment.into(),
             artifact,
@@ -219,6 +222,7 @@ impl World {
             .hosts
             .iter()
             .map(|h| HostResult {
+                outputs: Default::default(),
                 host: h.host.clone(),
                 attempt: h.attempt,
                 outcome: outcome(&h.host),

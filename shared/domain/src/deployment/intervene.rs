@@ -32,6 +32,12 @@ impl Step<'_> {
         Err(Refusal::NothingToDo(format!("wave {wave} does not wait for a confirmation")))
     }
 
+    /// A person decides what an expression could not.
+    pub(super) fn choose(&mut self, _by: &str, step: &str, _branch: &str) -> Result<(), Refusal> {
+        self.must_be_running("decided")?;
+        Err(Refusal::NothingToDo(format!("step {step} waits for no choice")))
+    }
+
     /// Retries failed hosts at the step that failed, or (`past`) after it; hosts that were stopped with them run too.
     pub(super) fn retry(&mut self, by: &str, only: &[String], past: bool) -> Result<(), Refusal> {
         let verb = if past { "skip" } else { "retry" };
@@ -45,7 +51,10 @@ impl Step<'_> {
                     s.state = if past { StepState::Skipped } else { StepState::Waiting };
                     touched.push(s.id.clone());
                 }
-                StepRunKind::Central { .. } => {}
+                StepRunKind::Central { .. }
+                | StepRunKind::Gateway(_)
+                | StepRunKind::Enter { .. }
+                | StepRunKind::Leave { .. } => {}
                 StepRunKind::Rollout(r) => {
                     let all = r.host_steps;
                     for w in r.waves.iter_mut().filter(|w| w.state == WaveState::Failed) {
@@ -103,7 +112,10 @@ impl Step<'_> {
                     s.state = StepState::Skipped;
                     touched.push(s.id.clone());
                 }
-                StepRunKind::Central { .. } => {}
+                StepRunKind::Central { .. }
+                | StepRunKind::Gateway(_)
+                | StepRunKind::Enter { .. }
+                | StepRunKind::Leave { .. } => {}
                 StepRunKind::Rollout(r) => {
                     for (w, wave) in r.waves.iter_mut().enumerate().filter(|(_, w)| w.state == WaveState::Failed) {
                         for h in wave.hosts.iter_mut().filter(|h| only.is_empty() || only.contains(&h.host)) {

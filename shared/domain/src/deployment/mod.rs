@@ -16,7 +16,7 @@ use crate::{
     Timestamp,
     approval::{Approval, ApprovalRule},
     event::Severity,
-    flow::{Confirm, OnFailure},
+    flow::{Confirm, Gateway, Join, OnFailure, StepFailure},
     ids::{DeploymentId, ReleaseId, WorkId},
     release::{ReleaseKind, RollbackMode},
     work::{HostResult, WorkResult, WorkSpec},
@@ -121,6 +121,10 @@ pub struct Deployment {
     pub expires_at: Timestamp,
     pub on_failure: OnFailure,
     pub steps: Vec<StepRun>,
+    /// What expressions read that are decided while it runs: `inputs`, `artifact`, `release`, `env`, `values`, and under
+    /// `scopes` the inputs and outputs of subflows. Empty when there are no such expressions.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub context: serde_json::Map<String, serde_json::Value>,
     /// An operator's pause: nothing new starts while it stands.
     pub pause: Option<By>,
     /// Why it ended, where it did not simply succeed.
@@ -154,8 +158,33 @@ pub struct By {
 pub struct StepRun {
     pub id: String,
     pub needs: Vec<String>,
+    #[serde(default)]
+    pub join: Join,
+    /// Decided when the step's turn comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<StepFailure>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<RepeatRun>,
     pub state: StepState,
+    /// What it gave: of a central step its output; of a rollout, by id of the host step, what every host that succeeded
+    /// gave alike.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
     pub kind: StepRunKind,
+}
+
+/// A repeated step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RepeatRun {
+    pub until: String,
+    pub max: u32,
+    pub every_s: u32,
+    /// Runs begun.
+    pub runs: u32,
+    /// When the next one starts.
+    pub next_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +197,8 @@ pub enum StepState {
     Failed,
     /// Its condition was false, or a person skipped it.
     Skipped,
+    /// On a branch that was not taken.
+    NotTaken,
     /// The deployment ended before it was over, or before it was reached.
     Stopped,
 }
@@ -177,6 +208,23 @@ pub enum StepState {
 pub enum StepRunKind {
     Central { action: String, attempt: u32, work: Option<WorkId>, reason: Option<String> },
     Rollout(RolloutRun),
+    Gateway(GatewayRun),
+    Enter { scope: String },
+    Leave { scope: String },
+}
+
+/// A gateway with what it chose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GatewayRun {
+    pub gateway: Gateway,
+    /// Ids of the steps it went on to, once it has.
+    pub taken: Option<Vec<String>>,
+    /// The person who picked the branch where its expression failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_by: Option<By>,
+    /// Why its expression failed, while a person has yet to pick.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -283,6 +331,13 @@ pub enum Input {
         by: String,
         wave: u32,
     },
+    /// A person picks a gateway's branch (by name, or `default`) where its expression failed; or says whether a step
+    /// whose condition failed runs (`run` or `skip`).
+    Choose {
+        by: String,
+        step: String,
+        branch: String,
+    },
     Retry {
         by: String,
         hosts: Vec<String>,
@@ -341,6 +396,8 @@ pub struct PlanFacts {
     pub rules: Vec<ApprovalRule>,
     pub on_failure: OnFailure,
     pub steps: Vec<StepRun>,
+    #[serde(default)]
+    pub context: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What must happen with the change, in the same transaction.
@@ -415,7 +472,7 @@ impl Deployment {
     pub fn rollouts(&self) -> impl Iterator<Item = (&StepRun, &RolloutRun)> {
         self.steps.iter().filter_map(|s| match &s.kind {
             StepRunKind::Rollout(r) => Some((s, r)),
-            StepRunKind::Central { .. } => None,
+            _ => None,
         })
     }
 
@@ -437,13 +494,33 @@ impl Deployment {
         for s in &self.steps {
             match &s.kind {
                 StepRunKind::Central { work, .. } if s.state == StepState::Running => ids.extend(*work),
-                StepRunKind::Central { .. } => {}
+                StepRunKind::Central { .. }
+                | StepRunKind::Gateway(_)
+                | StepRunKind::Enter { .. }
+                | StepRunKind::Leave { .. } => {}
                 StepRunKind::Rollout(r) => {
                     ids.extend(r.waves.iter().filter(|w| w.state == WaveState::Running).filter_map(|w| w.work));
                 }
             }
         }
         ids
+    }
+}
+
+impl StepRun {
+    /// A step as the plan has it, before anything happened.
+    pub fn waiting(id: impl Into<String>, needs: Vec<String>, kind: StepRunKind) -> StepRun {
+        StepRun {
+            id: id.into(),
+            needs,
+            join: Join::All,
+            condition: None,
+            on_failure: None,
+            repeat: None,
+            state: StepState::Waiting,
+            outputs: serde_json::Map::new(),
+            kind,
+        }
     }
 }
 

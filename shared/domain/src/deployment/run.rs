@@ -45,7 +45,11 @@ impl Step<'_> {
             *reason = None;
             let id = (self.mint)();
             *work = Some(id);
-            let spec = WorkSpec::Central(CentralWork { step: step.id.clone(), attempt: *attempt });
+            let spec = WorkSpec::Central(CentralWork {
+                step: step.id.clone(),
+                attempt: *attempt,
+                outputs: Default::default(),
+            });
             let payload = json!({ "step": step.id, "attempt": *attempt });
             self.effects.push(Effect::StartWork { id, spec });
             self.event("step.started", Severity::Info, payload);
@@ -104,7 +108,14 @@ impl Step<'_> {
         let names: Vec<&str> = hosts.iter().map(|h| h.host.as_str()).collect();
         let payload = json!({ "step": step_id, "wave": w, "hosts": names });
         let parallel = if parallel == 0 { hosts.len() as u32 } else { parallel };
-        let spec = WorkSpec::Wave(WaveWork { step: step_id, wave: w as u32, hosts, parallel, max_failures });
+        let spec = WorkSpec::Wave(WaveWork {
+            step: step_id,
+            wave: w as u32,
+            hosts,
+            parallel,
+            max_failures,
+            outputs: Default::default(),
+        });
         self.effects.push(Effect::StartWork { id, spec });
         self.event("wave.started", Severity::Info, payload);
     }

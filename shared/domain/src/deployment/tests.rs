@@ -29,17 +29,17 @@ fn rollout(id: &str, needs: &[&str], waves: &[&[&str]], max_failures: u32, confi
         })
         .collect();
     let kind = StepRunKind::Rollout(RolloutRun { confirm, bake_s, max_failures, parallel: 0, host_steps: 5, waves });
-    StepRun { id: id.into(), needs: needs.iter().map(|n| n.to_string()).collect(), state: StepState::Waiting, kind }
+    StepRun::waiting(id, needs.iter().map(|n| n.to_string()).collect(), kind)
 }
 
 fn central(id: &str, needs: &[&str]) -> StepRun {
     let kind = StepRunKind::Central { action: "http.request".into(), attempt: 0, work: None, reason: None };
-    StepRun { id: id.into(), needs: needs.iter().map(|n| n.to_string()).collect(), state: StepState::Waiting, kind }
+    StepRun::waiting(id, needs.iter().map(|n| n.to_string()).collect(), kind)
 }
 
 fn facts(steps: Vec<StepRun>, quorum: u32) -> PlanFacts {
     let rules = if quorum == 0 { vec![] } else { vec![ApprovalRule { name: "ops".into(), quorum, people: vec![] }] };
-    PlanFacts { digest: "d1".into(), rules, on_failure: OnFailure::Pause, steps }
+    PlanFacts { digest: "d1".into(), rules, on_failure: OnFailure::Pause, steps, context: Default::default() }
 }
 
 struct World {
@@ -117,7 +117,14 @@ impl World {
                     .map(|h| {
                         let outcome = bad.iter().find(|b| b.0 == h.host).map_or(Outcome::Succeeded, |b| b.1);
                         let failed_step = (outcome == Outcome::Failed).then_some(3);
-                        HostResult { host: h.host.clone(), attempt: h.attempt, outcome, failed_step, reason: None }
+                        HostResult {
+                            host: h.host.clone(),
+                            attempt: h.attempt,
+                            outcome,
+                            failed_step,
+                            reason: None,
+                            outputs: Default::default(),
+                        }
                     })
                     .collect(),
             },
@@ -218,8 +225,14 @@ fn an_unknown_host_keeps_the_lock_until_it_settles_or_is_overridden() {
     let work = w.d.works_in_flight()[0];
     w.settle(&[("a", Outcome::Unknown)]);
     assert_eq!(w.d.state, State::Paused, "success is not said while a host is unknown");
-    let hosts =
-        vec![HostResult { host: "a".into(), attempt: 1, outcome: Outcome::Succeeded, failed_step: None, reason: None }];
+    let hosts = vec![HostResult {
+        host: "a".into(),
+        attempt: 1,
+        outcome: Outcome::Succeeded,
+        failed_step: None,
+        reason: None,
+        outputs: Default::default(),
+    }];
     w.go(Input::WorkSettled { work, result: WorkResult::Wave { hosts } });
     assert_eq!(w.d.state, State::Succeeded);
     // Aborted with an unknown host: ended, but the lock stays until a person answers for it.
@@ -375,7 +388,7 @@ proptest! {
                                     let outcome = match (usize::from(x) >> n) % 7 {
                                         0..=3 => Outcome::Succeeded, 4 => Outcome::Failed, 5 => Outcome::Unknown, _ => Outcome::NotStarted,
                                     };
-                                    Ok(HostResult { host: h.host.clone(), attempt: h.attempt, outcome, failed_step: None, reason: None })
+                                    Ok(HostResult { host: h.host.clone(), attempt: h.attempt, outcome, failed_step: None, reason: None, outputs: Default::default() })
                                 }).collect::<Result<_, TestCaseError>>()?;
                                 for h in &hosts {
                                     if h.outcome == Outcome::Unknown { unknown.push((*id, h.clone())); }

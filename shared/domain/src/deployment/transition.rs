@@ -61,6 +61,7 @@ impl Deployment {
             expires_at: new.expires_at,
             on_failure: new.plan.on_failure,
             steps: new.plan.steps,
+            context: new.plan.context,
             pause: None,
             end: None,
             then_rollback: None,
@@ -115,6 +116,7 @@ impl Step<'_> {
             }
             Input::Resume { .. } => return Err(self.wrong("resumed", "")),
             Input::Confirm { by, wave } => self.confirm(&by, wave)?,
+            Input::Choose { by, step, branch } => self.choose(&by, &step, &branch)?,
             Input::Retry { by, hosts } => self.retry(&by, &hosts, false)?,
             Input::Skip { by, hosts } => self.retry(&by, &hosts, true)?,
             Input::Ignore { by, hosts, reason } => self.ignore(&by, &hosts, &reason)?,
@@ -366,8 +368,24 @@ impl PlanFacts {
         let steps = plan.steps.iter().map(|s| StepRun {
             id: s.id.clone(),
             needs: s.needs.clone(),
+            join: s.join,
+            condition: s.condition.clone(),
+            on_failure: s.on_failure,
+            repeat: s.repeat.as_ref().map(|r| RepeatRun {
+                until: r.until.clone(),
+                max: r.max,
+                every_s: r.every_s,
+                runs: 0,
+                next_at: None,
+            }),
             state: if s.skipped { StepState::Skipped } else { StepState::Waiting },
+            outputs: serde_json::Map::new(),
             kind: match &s.kind {
+                PlanStepKind::Gateway(g) => {
+                    StepRunKind::Gateway(GatewayRun { gateway: g.clone(), taken: None, chosen_by: None, reason: None })
+                }
+                PlanStepKind::Enter { scope } => StepRunKind::Enter { scope: scope.clone() },
+                PlanStepKind::Leave { scope } => StepRunKind::Leave { scope: scope.clone() },
                 PlanStepKind::Central { action, .. } => {
                     StepRunKind::Central { action: action.clone(), attempt: 0, work: None, reason: None }
                 }
@@ -401,6 +419,7 @@ impl PlanFacts {
             rules: plan.approvals.clone(),
             on_failure: plan.on_failure,
             steps: steps.collect(),
+            context: serde_json::Map::new(),
         }
     }
 }

@@ -134,6 +134,7 @@ impl Deployment {
                     }),
                     _ => {}
                 },
+                StepRunKind::Gateway(_) | StepRunKind::Enter { .. } | StepRunKind::Leave { .. } => {}
                 StepRunKind::Rollout(r) => {
                     for (w, wave) in r.waves.iter().enumerate() {
                         out.extend(self.waiting_in_wave(&s.id, w as u32, wave));

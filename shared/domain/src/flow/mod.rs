@@ -17,6 +17,27 @@ pub struct Flow {
     /// In the order written; `needs` edges make the graph, which is acyclic.
     pub steps: Vec<Step>,
     pub rollback: Rollback,
+    /// What a step that uses this flow as a subflow gives as its outputs: templates over `inputs` and `steps`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, serde_json::Value>,
+    /// In a linked flow: the inputs of every subflow that was put in, by the id of the step that used it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scopes: BTreeMap<String, Scope>,
+}
+
+/// A subflow in its place. The steps within carry its id and a `/` before their own; what they read as `inputs` and
+/// `steps` is the scope's, not the outer flow's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scope {
+    /// Name and revision of the flow that was put in.
+    pub flow: String,
+    pub revision: u64,
+    /// Its declared inputs.
+    pub inputs: BTreeMap<String, Input>,
+    /// What they are set to: templates over the outer scope.
+    pub with: serde_json::Map<String, serde_json::Value>,
+    /// Its outputs: templates over its own scope.
+    pub outputs: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +50,33 @@ pub struct Input {
     pub options: Vec<String>,
     #[serde(default)]
     pub description: String,
+    #[serde(default, skip_serializing_if = "InputRules::is_empty")]
+    pub rules: InputRules,
+}
+
+/// What a value must be besides its type. Lengths are in characters of a text, in bytes of a file.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct InputRules {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_length: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<u32>,
+    /// A regular expression the whole text must match (the syntax of the `regex` crate: linear time).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<String>,
+    /// The value may be left out; then it is null.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+}
+
+impl InputRules {
+    pub fn is_empty(&self) -> bool {
+        *self == InputRules::default()
+    }
 }
 
 impl Input {
@@ -46,6 +94,9 @@ impl Input {
             (InputKind::Number, _) => Err(format!("must be a number, not {shown}")),
             (InputKind::Boolean, _) => Err(format!("must be true or false, not {shown}")),
             (InputKind::Choice, _) => Err(format!("must be one of {}, not {shown}", self.options.join(", "))),
+            (InputKind::HostSelector | InputKind::Secret | InputKind::File, _) => {
+                Err("is of a type that this version does not take yet".into())
+            }
         }
     }
 }
@@ -60,7 +111,16 @@ pub enum InputKind {
     Number,
     Boolean,
     Choice,
+    /// A selector text over the labels of the deployment's hosts.
+    HostSelector,
+    /// Text that is sealed where it comes in and opened on the host that needs it: `{"secret": "<name>"}` everywhere else.
+    Secret,
+    /// A small file: `{"name", "content" (base64), "sha256", "size"}`, at most [`MAX_INPUT_FILE_BYTES`].
+    File,
 }
+
+/// Largest file an input takes.
+pub const MAX_INPUT_FILE_BYTES: usize = 64 * 1024;
 
 /// What a failure over budget leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -79,11 +139,56 @@ pub enum OnFailure {
 pub struct Step {
     pub id: String,
     pub phase: Option<Phase>,
-    /// Ids of steps that must have succeeded (or been skipped) before.
+    /// Ids of the steps that come before; `join` says what must have become of them.
     pub needs: Vec<String>,
-    /// CEL over `inputs`, `artifact`, `release`, `env`; false skips the step.
+    #[serde(default)]
+    pub join: Join,
+    /// CEL over `inputs`, `artifact`, `release`, `env`, `values` and `steps`; false skips the step. One that reads
+    /// `steps` is decided when the step's turn comes, any other when the plan is made.
     pub condition: Option<String>,
+    /// What a failure of this step leads to; the flow's `on_failure` when absent.
+    #[serde(default)]
+    pub on_failure: Option<StepFailure>,
+    #[serde(default)]
+    pub repeat: Option<Repeat>,
     pub kind: StepKind,
+}
+
+/// When a step that needs others may start. A step that succeeded or was skipped counts as success; every other ending
+/// does not. A branch that a gateway did not take is dead: it neither helps nor hinders, and a step that hangs on dead
+/// branches alone is not taken either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Join {
+    /// Every live one ended as a success.
+    #[default]
+    All,
+    /// The first success; never a second time.
+    Any,
+    /// Every live one ended, however.
+    Done,
+}
+
+/// What a step's failure leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepFailure {
+    Pause,
+    Stop,
+    Rollback,
+    /// The failure stands, and steps joined by `any` or `done` go on.
+    Continue,
+}
+
+/// Runs the step again until the expression is true.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Repeat {
+    /// CEL; reads what a condition reads, the step's own outputs among them.
+    pub until: String,
+    /// Runs in all, the first one included; 1 to 1000. When they are used up the step has failed.
+    pub max: u32,
+    /// Seconds between the end of one run and the start of the next.
+    pub every_s: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,9 +203,59 @@ pub enum Phase {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum StepKind {
-    /// Run once, by the executor: `artifact.verify`, `http.request`, `notify`, `wait`.
+    /// Run once, by the executor: `artifact.verify`, `http.request`, `notify`, `wait`, plugins.
     Central(Call),
     Rollout(Rollout),
+    Gateway(Gateway),
+    /// Only before linking: another flow of the project, put in here.
+    Subflow(Subflow),
+    /// Only after linking: the way into a subflow; its id is `<step>/enter`, the step's `needs`, `join` and `condition` are here.
+    Enter {
+        scope: String,
+    },
+    /// Only after linking: the way out of a subflow, under the step's own id; it needs the last steps within, and carries
+    /// the step's `repeat`.
+    Leave {
+        scope: String,
+    },
+}
+
+/// A branching node. A step it leads to names it in `needs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gateway {
+    pub mode: GatewayMode,
+    pub branches: Vec<Branch>,
+    /// Where it goes when no condition is true; required unless `mode` is parallel.
+    pub default: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GatewayMode {
+    /// The first branch whose condition is true.
+    Exclusive,
+    /// Every branch whose condition is true.
+    Conditional,
+    /// Every branch.
+    Parallel,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Branch {
+    /// How a person picks it when an expression fails.
+    pub name: String,
+    /// CEL; always there unless the gateway is parallel.
+    pub condition: Option<String>,
+    /// Ids of the steps it leads to.
+    pub to: Vec<String>,
+}
+
+/// A step that is another flow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Subflow {
+    /// Name of a flow of the same project.
+    pub flow: String,
+    pub with: serde_json::Map<String, serde_json::Value>,
 }
 
 /// An action with its parameters; strings may hold `${{ }}` expressions.
@@ -122,6 +277,9 @@ pub struct Rollout {
     pub budget: Budget,
     /// Hosts at the same time within a wave; 0 means the whole wave.
     pub parallel: u32,
+    /// Only the deployment's hosts whose labels fit this selector (a text that may hold expressions); all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<String>,
     pub steps: Vec<HostStep>,
 }
 

@@ -1,7 +1,8 @@
 //! YAML to [`Flow`], with the place in every error and as many errors at once as can be told.
 
 use super::{
-    Budget, Call, Confirm, Flow, HostStep, Input, InputKind, OnFailure, Phase, Rollback, Rollout, Step, StepKind,
+    Budget, Call, Confirm, Flow, HostStep, Input, InputKind, InputRules, Join, OnFailure, Phase, Rollback, Rollout,
+    Step, StepKind,
     actions::parse_duration,
     calls::{self, Reading, Seat},
 };
@@ -66,7 +67,15 @@ pub(crate) fn read(mut f: Fields<'_>, problems: &mut Problems) -> Option<Flow> {
     let rollback = f.take("rollback").map(|n| r.rollback(n, &f.path_of("rollback"))).unwrap_or_default();
     let Reader { inputs, problems } = r;
     f.finish(problems);
-    Some(Flow { name: name?, inputs, on_failure: on_failure.unwrap_or_default(), steps, rollback })
+    Some(Flow {
+        name: name?,
+        inputs,
+        on_failure: on_failure.unwrap_or_default(),
+        steps,
+        rollback,
+        outputs: BTreeMap::new(),
+        scopes: BTreeMap::new(),
+    })
 }
 
 pub(crate) fn read_name(f: &mut Fields<'_>, key: &'static str, problems: &mut Problems) -> Option<String> {
@@ -149,7 +158,7 @@ fn read_input(node: &Node, path: &str, problems: &mut Problems) -> Option<Input>
     let default = f.take("default");
     let path_of_default = f.path_of("default");
     f.finish(problems);
-    let mut input = Input { kind: kind?, default: None, options, description };
+    let mut input = Input { kind: kind?, default: None, options, description, rules: InputRules::default() };
     if let Some(n) = default {
         // A choice such as 1.10 was meant as it was written.
         let value = match (input.kind, n.as_word()) {
@@ -211,6 +220,10 @@ fn whole(n: &Node, path: &str, most: u64, problems: &mut Problems) -> Option<u32
         problems.add(n.place, path, format!("must be a whole number from 0 to {most}, not {}", n.kind()));
     }
     found.and_then(|x| u32::try_from(x).ok())
+}
+
+fn step(id: String, phase: Option<Phase>, needs: Vec<String>, condition: Option<String>, kind: StepKind) -> Step {
+    Step { id, phase, needs, join: Join::All, condition, on_failure: None, repeat: None, kind }
 }
 
 struct Reader<'p> {
@@ -342,11 +355,11 @@ impl Reader<'_> {
             f.finish(self.problems);
         }
         match (id, kind) {
-            (Some(id), Some(kind)) => Some((Step { id, phase, needs: on, condition, kind }, id_place)),
+            (Some(id), Some(kind)) => Some((step(id, phase, on, condition, kind), id_place)),
             (Some(id), None) => {
                 // Stays known, so that steps which need it are not reported as well.
                 let call = Call { uses: String::new(), with: serde_json::Map::new(), timeout_s: 0 };
-                Some((Step { id, phase, needs: on, condition, kind: StepKind::Central(call) }, id_place))
+                Some((step(id, phase, on, condition, StepKind::Central(call)), id_place))
             }
             (None, _) => None,
         }
@@ -386,6 +399,7 @@ impl Reader<'_> {
             Some(n) => Some(self.host_steps(n, &f.path_of("steps"), Seat::Host)),
         };
         Some(Rollout {
+            on: None,
             waves: waves?,
             confirm,
             bake_s: bake.flatten().unwrap_or(0),

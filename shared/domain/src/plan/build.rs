@@ -75,6 +75,7 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
         approvals: input.approvals,
         hosts,
         steps: Vec::new(),
+        scopes: BTreeMap::new(),
     };
     let context = render::context(&plan);
     let planner = Planner { plan: &plan, context };
@@ -163,6 +164,13 @@ impl Planner<'_> {
                 let kind = PlanStepKind::Central { action: call.uses.clone(), with, timeout_s: call.timeout_s };
                 (kind, false)
             }
+            // The parser makes none of these yet.
+            StepKind::Gateway(g) => (PlanStepKind::Gateway(g.clone()), false),
+            StepKind::Enter { scope } => (PlanStepKind::Enter { scope: scope.clone() }, false),
+            StepKind::Leave { scope } => (PlanStepKind::Leave { scope: scope.clone() }, false),
+            StepKind::Subflow(f) => {
+                return Err(PlanError::UnknownAction { step: s.id.clone(), action: format!("flow/{}", f.flow) });
+            }
             StepKind::Rollout(r) if skipped => (PlanStepKind::Rollout(without_hosts(r)), false),
             StepKind::Rollout(r) => {
                 let rollout = self.rollout(&s.id, r)?;
@@ -170,7 +178,7 @@ impl Planner<'_> {
                 (PlanStepKind::Rollout(if empty { without_hosts(r) } else { rollout }), empty)
             }
         };
-        Ok(PlanStep { id: s.id.clone(), needs: s.needs.clone(), skipped: skipped || empty, kind })
+        Ok(PlanStep { phase: s.phase, skipped: skipped || empty, ..PlanStep::new(s.id.clone(), s.needs.clone(), kind) })
     }
 
     fn rollback(&self, flow: &Flow, mode: RollbackMode) -> Result<PlanStep, PlanError> {
@@ -186,6 +194,7 @@ impl Planner<'_> {
             bake_s: 0,
             budget: Budget::default(),
             parallel: 0,
+            on: None,
             steps: steps.clone(),
         };
         let rollout = self.rollout(ROLLBACK_STEP, &rollout)?;
@@ -193,7 +202,7 @@ impl Planner<'_> {
             return Err(PlanError::NoRollback(Mode(mode)));
         }
         let kind = PlanStepKind::Rollout(rollout);
-        Ok(PlanStep { id: ROLLBACK_STEP.into(), needs: Vec::new(), skipped: false, kind })
+        Ok(PlanStep::new(ROLLBACK_STEP, Vec::new(), kind))
     }
 
     fn rollout(&self, id: &str, r: &Rollout) -> Result<PlanRollout, PlanError> {

@@ -19,7 +19,7 @@ pub use error::PlanError;
 
 use crate::{
     approval::ApprovalRule,
-    flow::{Confirm, OnFailure},
+    flow::{Confirm, Gateway, Join, OnFailure, Phase, Repeat, StepFailure},
     ids::ReleaseId,
     release::{ReleaseKind, RollbackMode},
 };
@@ -45,6 +45,20 @@ pub struct Plan {
     pub approvals: Vec<ApprovalRule>,
     pub hosts: Vec<PlanHost>,
     pub steps: Vec<PlanStep>,
+    /// Subflows by the id of their step: what they read as `inputs`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scopes: BTreeMap<String, PlanScope>,
+}
+
+/// A subflow in the plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanScope {
+    pub flow: String,
+    pub flow_revision: u64,
+    /// Resolved; a value that reads `steps` is still the template.
+    pub inputs: BTreeMap<String, serde_json::Value>,
+    /// Templates over the scope's `inputs` and `steps`.
+    pub outputs: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,16 +93,56 @@ impl Plan {
 pub struct PlanStep {
     pub id: String,
     pub needs: Vec<String>,
+    #[serde(default)]
+    pub join: Join,
     /// Its condition was false.
     pub skipped: bool,
+    /// A condition that reads `steps`: decided when the step's turn comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<StepFailure>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<Repeat>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
     pub kind: PlanStepKind,
+}
+
+impl PlanStep {
+    /// A step that starts when all it needs went well.
+    pub fn new(id: impl Into<String>, needs: Vec<String>, kind: PlanStepKind) -> PlanStep {
+        PlanStep {
+            id: id.into(),
+            needs,
+            join: Join::All,
+            skipped: false,
+            condition: None,
+            on_failure: None,
+            repeat: None,
+            phase: None,
+            kind,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum PlanStepKind {
-    Central { action: String, with: serde_json::Map<String, serde_json::Value>, timeout_s: u32 },
+    Central {
+        action: String,
+        with: serde_json::Map<String, serde_json::Value>,
+        timeout_s: u32,
+    },
     Rollout(PlanRollout),
+    /// Conditions that do not read `steps` are decided already: they stand as `true` or `false`.
+    Gateway(Gateway),
+    Enter {
+        scope: String,
+    },
+    Leave {
+        scope: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

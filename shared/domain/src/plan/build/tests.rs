@@ -66,6 +66,7 @@ fn world(flow: &str, hosts: u32) -> World {
             pool: "default".into(),
         },
         release: Release {
+            values: Default::default(),
             id: uuid::Uuid::nil().into(),
             project: "shop".into(),
             version: "1.1.0".into(),
