@@ -21,14 +21,20 @@ async fn world(db: Db, form: Form) -> World {
     w
 }
 
-/// Runs a deployment, kills `victim` at a random moment of it, starts it again after a random while, and sees the end.
+/// Runs a deployment, kills `victim` when a random one of its steps has begun (or none yet), starts it again after a
+/// random while, and sees the end.
 async fn kill_once(w: &mut World, victim: &str, round: usize, wipe: bool) {
     let before = w.starts().len();
     let id = w.deploy("shop", "beta", VERSIONS[round % 2]).await;
-    let (moment, pause) = {
+    let (begun, moment, pause) = {
         let mut rng = rand::rng();
-        (rng.random_range(0..900), rng.random_range(0..300))
+        (rng.random_range(0..HOSTS.len() * 2), rng.random_range(0..150), rng.random_range(0..300))
     };
+    eventually(Duration::from_secs(60), "so many steps have begun", async || {
+        (w.starts().len() >= before + begun).then_some(())
+    })
+    .await;
+    // Any moment is as good as another; each step takes longer than this, so the deployment cannot be over by then.
     tokio::time::sleep(Duration::from_millis(moment)).await;
     w.kill(victim);
     if wipe {
@@ -39,9 +45,9 @@ async fn kill_once(w: &mut World, victim: &str, round: usize, wipe: bool) {
     w.until(&id, &["succeeded"]).await;
     w.assert_started_once();
     let marks = w.starts().len() - before;
-    assert_eq!(marks, HOSTS.len() * 2, "{victim} at {moment} ms: every step of every host ran once");
+    assert_eq!(marks, HOSTS.len() * 2, "{victim} {moment} ms after step {begun}: every step of every host ran once");
     for h in HOSTS {
-        assert_eq!(w.current(h).as_deref(), Some(VERSIONS[round % 2]), "{victim} at {moment} ms");
+        assert_eq!(w.current(h).as_deref(), Some(VERSIONS[round % 2]), "{victim} {moment} ms after step {begun}");
     }
 }
 
