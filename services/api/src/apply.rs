@@ -175,7 +175,7 @@ async fn authorise(call: &Call, tx: &mut Tx, documents: &[Document]) -> Result<(
 async fn check_references(tx: &mut Tx, documents: &[Document]) -> Result<(), Fail> {
     let here: BTreeSet<(Kind, String)> = documents.iter().map(|d| (d.item.kind(), d.item.key())).collect();
     let mut known: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
-    for kind in [Kind::Project, Kind::Environment, Kind::Flow, Kind::Host] {
+    for kind in [Kind::Project, Kind::Environment, Kind::Flow, Kind::Host, Kind::HostGroup] {
         let mut keys: BTreeSet<String> = catalog::keys(tx, kind, None).await?.into_iter().collect();
         keys.extend(here.iter().filter(|(k, _)| *k == kind).map(|(_, key)| key.clone()));
         known.insert(kind, keys);
@@ -194,6 +194,17 @@ async fn check_references(tx: &mut Tx, documents: &[Document]) -> Result<(), Fai
                 missing("project", Kind::Project, &e.project);
                 missing("flow", Kind::Flow, &format!("{}/{}", e.project, e.flow));
                 for (i, h) in e.hosts.iter().enumerate() {
+                    missing(&format!("hosts[{i}]"), Kind::Host, h);
+                }
+                for (i, g) in e.groups.iter().enumerate() {
+                    missing(&format!("groups[{i}]"), Kind::HostGroup, g);
+                }
+                for (i, h) in e.exclude.iter().enumerate() {
+                    missing(&format!("exclude[{i}]"), Kind::Host, h);
+                }
+            }
+            Item::HostGroup(g) => {
+                for (i, h) in g.hosts.iter().enumerate() {
                     missing(&format!("hosts[{i}]"), Kind::Host, h);
                 }
             }
@@ -216,7 +227,7 @@ async fn check_references(tx: &mut Tx, documents: &[Document]) -> Result<(), Fai
                     faults.push(fault(&d.item, d.place, &format!("on_artifact[{i}]"), detail));
                 }
             }
-            Item::Project(_) | Item::Host(_) | Item::Channel(_) => {}
+            Item::Project(_) | Item::Host(_) | Item::Channel(_) | Item::Group(_) => {}
         }
     }
     if faults.is_empty() {
@@ -249,13 +260,29 @@ pub(crate) async fn users(tx: &mut Tx, item: &Item) -> Result<Vec<String>, Fail>
         Item::Host(h) => {
             for e in catalog::all(tx, Kind::Environment).await? {
                 if let Item::Environment(e) = e
-                    && e.hosts.contains(&h.name)
+                    && (e.hosts.contains(&h.name) || e.exclude.contains(&h.name))
+                {
+                    out.push(format!("environment {}/{}", e.project, e.name));
+                }
+            }
+            for g in catalog::all(tx, Kind::HostGroup).await? {
+                if let Item::HostGroup(g) = g
+                    && g.hosts.contains(&h.name)
+                {
+                    out.push(format!("host_group {}", g.name));
+                }
+            }
+        }
+        Item::HostGroup(g) => {
+            for e in catalog::all(tx, Kind::Environment).await? {
+                if let Item::Environment(e) = e
+                    && e.groups.contains(&g.name)
                 {
                     out.push(format!("environment {}/{}", e.project, e.name));
                 }
             }
         }
-        Item::Environment(_) | Item::Policy(_) | Item::Channel(_) => {}
+        Item::Environment(_) | Item::Policy(_) | Item::Channel(_) | Item::Group(_) => {}
     }
     Ok(out)
 }

@@ -279,7 +279,7 @@ async fn find(tx: &mut Tx, on: On, params: &HashMap<String, String>) -> Result<O
         On::Catalog => match get("kind") {
             "project" => get("key").to_owned(),
             "environment" | "flow" => get("key").split('/').next().unwrap_or_default().to_owned(),
-            "host" | "policy" | "channel" => return Ok(Some(Found::default())),
+            "host" | "policy" | "channel" | "group" | "host_group" => return Ok(Some(Found::default())),
             _ => return Ok(None),
         },
         On::Secret => match get("scope").split_once('/') {

@@ -147,8 +147,7 @@ impl World {
                 .map(|i| PlanHost {
                     name: format!("h{i}"),
                     address: "127.0.0.1".into(),
-                    labels: BTreeMap::new(),
-                    values: BTreeMap::new(),
+                    ..PlanHost::default()
                 })
                 .collect(),
             steps,

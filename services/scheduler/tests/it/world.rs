@@ -14,7 +14,7 @@ use windlass_domain::{
     Timestamp,
     approval::ApprovalRule,
     artifact::Artifact,
-    catalog::{Environment, Host, Item, Policy, PolicyMatch},
+    catalog::{Environment, Host, Item, Policy},
     deployment::{Deployment, State},
     flow::Flow,
     ids::{ArtifactId, CommandId, DeploymentId},
@@ -87,27 +87,22 @@ impl World {
             items.push(Item::Host(Host {
                 name,
                 address: "127.0.0.1".into(),
-                labels: Default::default(),
-                values: Default::default(),
+                ..Host::default()
             }));
         }
         items.push(Item::Environment(Environment {
             project: "shop".into(),
             name: "beta".into(),
             hosts: hosts.iter().map(|h| h.to_string()).collect(),
-            selector: None,
             flow: "web".into(),
-            values: Default::default(),
             pool: "default".into(),
+            ..Environment::default()
         }));
         if quorum > 0 {
             items.push(Item::Policy(Policy {
                 name: "p".into(),
-                matches: PolicyMatch::default(),
-                on_artifact: vec![],
                 approvals: vec![ApprovalRule { name: "ops".into(), quorum, people: vec![] }],
-                approve_rollbacks: false,
-                expires_s: None,
+                ..Policy::default()
             }));
         }
         let mut tx = self.ctx.store.write().await.expect("tx");

@@ -1,7 +1,10 @@
 //! The catalog: what people declare, as typed documents. `read` parses YAML with line and column in every error.
 
 mod decode;
+mod groups;
 mod read;
+
+pub use groups::{Account, Connectivity, ConnectivityCheck, Group, HostGroup, TemporaryHosts};
 
 pub use read::{Document, ReadError, read};
 
@@ -18,10 +21,23 @@ pub enum Kind {
     Flow,
     Policy,
     Channel,
+    Group,
+    HostGroup,
+    Plugin,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [Kind::Project, Kind::Environment, Kind::Host, Kind::Flow, Kind::Policy, Kind::Channel];
+    pub const ALL: [Kind; 9] = [
+        Kind::Project,
+        Kind::Environment,
+        Kind::Host,
+        Kind::Flow,
+        Kind::Policy,
+        Kind::Channel,
+        Kind::Group,
+        Kind::HostGroup,
+        Kind::Plugin,
+    ];
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Project => "project",
@@ -30,12 +46,15 @@ impl Kind {
             Kind::Flow => "flow",
             Kind::Policy => "policy",
             Kind::Channel => "channel",
+            Kind::Group => "group",
+            Kind::HostGroup => "host_group",
+            Kind::Plugin => "plugin",
         }
     }
 }
 
 /// What is released. Rights hang on its group.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Project {
     pub name: String,
@@ -45,6 +64,12 @@ pub struct Project {
     /// Where `POST /hooks/...` events of this project come from, and what they mean.
     #[serde(default)]
     pub hooks: Hooks,
+    /// Values flows read as `values.<key>`; see [`crate::values`] for what wins.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, serde_json::Value>,
+    /// Accounts that the steps of its flows may run as, by the name that `account:` of a step gives.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub accounts: BTreeMap<String, Account>,
 }
 
 /// Which sources may post build-ready events. Each signs with the project secret of the same name
@@ -84,7 +109,7 @@ pub struct GenericHook {
 }
 
 /// A stage with its hosts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
     pub project: String,
@@ -95,20 +120,34 @@ pub struct Environment {
     /// Hosts by label, in name order.
     #[serde(default)]
     pub selector: Option<String>,
+    /// Hosts by host group, in the order of the groups and in theirs; after `hosts`, before `selector`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Hosts that do not belong to it although `groups` or `selector` bring them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
     /// Name of the flow that releases here.
     pub flow: String,
-    /// Values flows read as `env.<key>`.
+    /// Values flows read as `values.<key>`, and as `env.<key>`.
     #[serde(default)]
     pub values: BTreeMap<String, serde_json::Value>,
     #[serde(default = "default_pool")]
     pub pool: String,
+    /// What happens when the agent of a host is not connected as a deployment is planned and started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connectivity: Option<Connectivity>,
+    /// The service and the tier it is for. Read from the name when it is applied ([`crate::naming`]), unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
 }
 
 fn default_pool() -> String {
     "default".into()
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Host {
     pub name: String,
@@ -116,14 +155,25 @@ pub struct Host {
     pub address: String,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Values flows read as `host.values.<key>`.
+    /// Values flows read as `values.<key>` in host steps, and as `host.values.<key>`.
     #[serde(default)]
     pub values: BTreeMap<String, serde_json::Value>,
+    /// Small texts of this host alone, which flows read as `host.files.<name>`; at most [`MAX_HOST_FILE_BYTES`] each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+    /// Tasks that may run on it at the same time, of all deployments; [`DEFAULT_MAX_TASKS`] when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tasks: Option<u32>,
 }
+
+/// Largest file of a host.
+pub const MAX_HOST_FILE_BYTES: usize = 64 * 1024;
+/// Tasks at the same time on a host that does not say.
+pub const DEFAULT_MAX_TASKS: u32 = 4;
 
 /// What must be true before a deployment may run, and what a build-ready event leads to. Every policy whose `match` fits
 /// applies; all their approval rules must be met.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     pub name: String,
@@ -140,6 +190,12 @@ pub struct Policy {
     /// Seconds a deployment may wait for approval, time and lock before it expires. Default 7 days.
     #[serde(default)]
     pub expires_s: Option<u64>,
+    /// May a deployment take in hosts that do not belong to its environment (`--add-host`)?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temporary_hosts: Option<TemporaryHosts>,
+    /// As of an environment; where several apply, the strictest counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connectivity: Option<Connectivity>,
 }
 
 /// Empty lists match everything.
@@ -148,12 +204,17 @@ pub struct Policy {
 pub struct PolicyMatch {
     pub projects: Vec<String>,
     pub environments: Vec<String>,
+    /// Tiers of environments: `[online]` fits `online`, `sdk_online` and `online_sdk`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tiers: Vec<String>,
 }
 
 impl PolicyMatch {
-    pub fn fits(&self, project: &str, environment: &str) -> bool {
+    pub fn fits(&self, environment: &Environment) -> bool {
         let has = |l: &[String], x: &str| l.is_empty() || l.iter().any(|y| y == x);
-        has(&self.projects, project) && has(&self.environments, environment)
+        has(&self.projects, &environment.project)
+            && has(&self.environments, &environment.name)
+            && (self.tiers.is_empty() || environment.tier.as_ref().is_some_and(|t| self.tiers.contains(t)))
     }
     pub fn fits_project(&self, project: &str) -> bool {
         self.projects.is_empty() || self.projects.iter().any(|p| p == project)
@@ -262,6 +323,8 @@ pub enum Item {
     },
     Policy(Policy),
     Channel(Channel),
+    Group(Group),
+    HostGroup(HostGroup),
 }
 
 impl Item {
@@ -273,6 +336,8 @@ impl Item {
             Item::Flow { .. } => Kind::Flow,
             Item::Policy(_) => Kind::Policy,
             Item::Channel(_) => Kind::Channel,
+            Item::Group(_) => Kind::Group,
+            Item::HostGroup(_) => Kind::HostGroup,
         }
     }
     /// `name`, or `project/name` for what belongs to a project.
@@ -284,6 +349,8 @@ impl Item {
             Item::Flow { project, flow, .. } => format!("{project}/{}", flow.name),
             Item::Policy(p) => p.name.clone(),
             Item::Channel(c) => c.name.clone(),
+            Item::Group(g) => g.name.clone(),
+            Item::HostGroup(g) => g.name.clone(),
         }
     }
     /// The project it belongs to; `None` for global things.
@@ -292,7 +359,7 @@ impl Item {
             Item::Project(p) => Some(&p.name),
             Item::Environment(e) => Some(&e.project),
             Item::Flow { project, .. } => Some(project),
-            Item::Host(_) | Item::Policy(_) | Item::Channel(_) => None,
+            Item::Host(_) | Item::Policy(_) | Item::Channel(_) | Item::Group(_) | Item::HostGroup(_) => None,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Multi-document YAML to [`Item`]s, with the document, line and column in every error.
 
-use super::{Channel, Environment, Host, Item, Kind, Policy, Project, Provider, decode};
+use super::{
+    Account, Channel, Connectivity, Environment, Group, Host, HostGroup, Item, Kind, MAX_HOST_FILE_BYTES, Policy,
+    Project, Provider, decode,
+};
 use crate::{
     approval::ApprovalRule,
     artifact::is_name,
@@ -141,6 +144,19 @@ fn read_one(node: &Node, source: &str, problems: &mut Problems) -> Option<Item> 
             c.policy(&p);
             Item::Policy(p)
         }),
+        Kind::Group => c.decode::<Group>().map(|g| {
+            c.name(&["name"], &g.name);
+            c.values(&["values"], &g.values);
+            Item::Group(g)
+        }),
+        Kind::HostGroup => c.decode::<HostGroup>().map(|g| {
+            c.name(&["name"], &g.name);
+            c.names(&["hosts"], &g.hosts);
+            if g.hosts.is_empty() {
+                c.wrong(&["hosts"], "must name at least one host");
+            }
+            Item::HostGroup(g)
+        }),
         Kind::Channel if !c.provider_keys() => None,
         Kind::Channel => c.decode::<Channel>().map(|x| {
             c.channel(&x);
@@ -213,6 +229,10 @@ impl<'n> Checks<'n, '_> {
     fn project(&mut self, p: &Project) {
         self.name(&["name"], &p.name);
         self.name(&["group"], &p.group);
+        self.values(&["values"], &p.values);
+        for (name, account) in &p.accounts {
+            self.account(name, account);
+        }
         for (key, source) in [("cdevents", &p.hooks.cdevents), ("github", &p.hooks.github)] {
             if let Some(h) = source {
                 self.name(&["hooks", key, "secret"], &h.secret);
@@ -250,10 +270,24 @@ impl<'n> Checks<'n, '_> {
         {
             self.wrong(&["selector"], format!("is not a selector: {error}"));
         }
-        if e.hosts.is_empty() && e.selector.is_none() {
-            self.wrong(&[], "an environment needs `hosts: [...]` or `selector: <labels>`, or it has no hosts");
+        self.names(&["groups"], &e.groups);
+        self.names(&["exclude"], &e.exclude);
+        if let Some(i) = e.exclude.iter().position(|x| e.hosts.contains(x)) {
+            let text = format!("`{}` is named in `hosts` too; remove it from one of the two", shorten(&e.exclude[i]));
+            self.wrong(&["exclude", &i.to_string()], text);
         }
-        for key in ["name", "project"] {
+        if e.hosts.is_empty() && e.groups.is_empty() && e.selector.is_none() {
+            let text =
+                "an environment needs `hosts: [...]`, `groups: [...]` or `selector: <labels>`, or it has no hosts";
+            self.wrong(&[], text);
+        }
+        for (key, name) in [("service", &e.service), ("tier", &e.tier)] {
+            if let Some(n) = name {
+                self.name(&[key], n);
+            }
+        }
+        self.connectivity(e.connectivity.as_ref());
+        for key in ["name", "project", "service", "tier"] {
             if e.values.contains_key(key) {
                 let text = format!("`env.{key}` is the environment's own; give the value another name");
                 self.wrong(&["values", key], text);
@@ -264,11 +298,10 @@ impl<'n> Checks<'n, '_> {
 
     fn values(&mut self, path: &[&str], values: &BTreeMap<String, serde_json::Value>) {
         for key in values.keys() {
-            let plain = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                && key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
-            if !plain {
+            if !crate::values::is_key(key) {
                 let path: Vec<&str> = path.iter().copied().chain([key.as_str()]).collect();
-                let text = "a value's name has letters, digits and `_`, so that expressions can say `env.<name>`";
+                let text = "a value's name has at most 63 letters, digits and `_` and begins with no digit, so that \
+                            expressions can say `values.<name>`";
                 self.wrong(&path, text);
             }
         }
@@ -290,12 +323,50 @@ impl<'n> Checks<'n, '_> {
             self.wrong(&["labels", k], text);
         }
         self.values(&["values"], &h.values);
+        for (name, text) in &h.files {
+            if !crate::values::is_key(name) {
+                let text = "a file's name has letters, digits and `_`, so that expressions can say `host.files.<name>`";
+                self.wrong(&["files", name], text);
+            }
+            if text.len() > MAX_HOST_FILE_BYTES {
+                let text = format!(
+                    "has {} bytes, more than {MAX_HOST_FILE_BYTES}: put it into the artifact, or fetch it in a step",
+                    text.len()
+                );
+                self.wrong(&["files", name], text);
+            }
+        }
+        if h.max_tasks == Some(0) {
+            self.wrong(&["max_tasks"], "must be at least 1; to keep tasks off a host lock it: windlass hosts lock");
+        }
+    }
+
+    fn account(&mut self, name: &str, a: &Account) {
+        if !is_name(name) {
+            self.wrong(&["accounts", name], format!("an account's name {NAME_RULE}"));
+        }
+        let plain = a.user.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if a.user.is_empty() || !plain || a.user.starts_with('-') {
+            let text = format!("must be the name of a user on the hosts, not {:?}", shorten(&a.user));
+            self.wrong(&["accounts", name, "user"], text);
+        }
+        if let Some(key) = &a.ssh_key {
+            self.name(&["accounts", name, "ssh_key"], key);
+        }
+    }
+
+    fn connectivity(&mut self, c: Option<&Connectivity>) {
+        if c.is_some_and(|c| !(5..=86_400).contains(&c.within_s)) {
+            self.wrong(&["connectivity", "within_s"], "must be 5 to 86400 seconds; agents speak every 5 seconds");
+        }
     }
 
     fn policy(&mut self, p: &Policy) {
         self.name(&["name"], &p.name);
         self.names(&["match", "projects"], &p.matches.projects);
         self.names(&["match", "environments"], &p.matches.environments);
+        self.names(&["match", "tiers"], &p.matches.tiers);
+        self.connectivity(p.connectivity.as_ref());
         self.names(&["on_artifact"], &p.on_artifact);
         let mut seen = BTreeSet::new();
         for (i, r) in p.approvals.iter().enumerate() {

@@ -24,6 +24,7 @@ pub struct HostFacts {
     pub address: String,
     pub labels: BTreeMap<String, String>,
     pub values: BTreeMap<String, Value>,
+    pub files: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -101,7 +102,13 @@ fn check_hosts(hosts: Vec<HostFacts>) -> Result<Vec<PlanHost>, PlanError> {
     if hosts.is_empty() {
         return Err(PlanError::NoHosts);
     }
-    let plan = |h: HostFacts| PlanHost { name: h.name, address: h.address, labels: h.labels, values: h.values };
+    let plan = |h: HostFacts| PlanHost {
+        name: h.name,
+        address: h.address,
+        labels: h.labels,
+        values: h.values,
+        files: h.files,
+    };
     Ok(hosts.into_iter().map(plan).collect())
 }
 

@@ -73,13 +73,15 @@ pub struct PlanArtifact {
     pub built_at: crate::Timestamp,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PlanHost {
     pub name: String,
     pub address: String,
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub values: BTreeMap<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
 }
 
 impl Plan {

@@ -92,7 +92,7 @@ async fn catalog_revisions() {
                 name: name.into(),
                 address: address.into(),
                 labels: [("zone".into(), "a".into())].into(),
-                values: [].into(),
+                ..Host::default()
             })
         };
         for n in 0..5 {

@@ -59,11 +59,10 @@ fn world(flow: &str, hosts: u32) -> World {
         environment: Environment {
             project: "shop".into(),
             name: "beta".into(),
-            hosts: Vec::new(),
-            selector: None,
             flow: "web".into(),
             values: BTreeMap::from([("domain".into(), json!("shop.example"))]),
             pool: "default".into(),
+            ..Environment::default()
         },
         release: Release {
             values: Default::default(),
@@ -97,6 +96,7 @@ fn world(flow: &str, hosts: u32) -> World {
                 address: format!("10.0.0.{i}"),
                 labels: BTreeMap::from([("zone".into(), if i % 2 == 0 { "a" } else { "b" }.into())]),
                 values: BTreeMap::from([("rack".into(), json!(format!("r{i}")))]),
+                files: BTreeMap::new(),
             })
             .collect(),
     }
