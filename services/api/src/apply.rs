@@ -227,7 +227,7 @@ async fn check_references(tx: &mut Tx, documents: &[Document]) -> Result<(), Fai
                     faults.push(fault(&d.item, d.place, &format!("on_artifact[{i}]"), detail));
                 }
             }
-            Item::Project(_) | Item::Host(_) | Item::Channel(_) | Item::Group(_) => {}
+            Item::Project(_) | Item::Host(_) | Item::Channel(_) | Item::Group(_) | Item::Plugin(_) => {}
         }
     }
     if faults.is_empty() {
@@ -282,7 +282,7 @@ pub(crate) async fn users(tx: &mut Tx, item: &Item) -> Result<Vec<String>, Fail>
                 }
             }
         }
-        Item::Environment(_) | Item::Policy(_) | Item::Channel(_) | Item::Group(_) => {}
+        Item::Environment(_) | Item::Policy(_) | Item::Channel(_) | Item::Group(_) | Item::Plugin(_) => {}
     }
     Ok(out)
 }

@@ -279,7 +279,7 @@ async fn find(tx: &mut Tx, on: On, params: &HashMap<String, String>) -> Result<O
         On::Catalog => match get("kind") {
             "project" => get("key").to_owned(),
             "environment" | "flow" => get("key").split('/').next().unwrap_or_default().to_owned(),
-            "host" | "policy" | "channel" | "group" | "host_group" => return Ok(Some(Found::default())),
+            "host" | "policy" | "channel" | "group" | "host_group" | "plugin" => return Ok(Some(Found::default())),
             _ => return Ok(None),
         },
         On::Secret => match get("scope").split_once('/') {
@@ -297,7 +297,8 @@ async fn find(tx: &mut Tx, on: On, params: &HashMap<String, String>) -> Result<O
     }
 }
 
-/// Path parameters, decoded. A catalog key or secret scope `a.b` means `a/b`: names hold no dots, and proxies mangle `%2F`.
+/// Path parameters, decoded. A catalog key or secret scope `a.b` means `a/b`: names hold no dots, and proxies mangle `%2F`. A plugin's
+/// key `name@1.2.0` stays as it is.
 fn params(req: &HttpRequest) -> Result<HashMap<String, String>, Problem> {
     let mut out = HashMap::new();
     for (k, v) in req.match_info().iter() {
@@ -306,7 +307,7 @@ fn params(req: &HttpRequest) -> Result<HashMap<String, String>, Problem> {
         if v.contains('\0') {
             return Err(Problem::not_found());
         }
-        if matches!(k, "key" | "scope") {
+        if matches!(k, "key" | "scope") && !v.contains('@') {
             v = v.replacen('.', "/", 1);
         }
         out.insert(k.to_owned(), v);

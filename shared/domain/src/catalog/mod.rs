@@ -3,12 +3,14 @@
 mod decode;
 mod groups;
 mod read;
+mod ssh;
 
 pub use groups::{Account, Connectivity, ConnectivityCheck, Group, HostGroup, TemporaryHosts};
 
 pub use read::{Document, ReadError, read};
+pub use ssh::{HOST_KEY_TYPES, Ssh};
 
-use crate::{approval::ApprovalRule, event::Severity, flow::Flow};
+use crate::{approval::ApprovalRule, event::Severity, flow::Flow, plugin::Plugin};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -151,7 +153,7 @@ fn default_pool() -> String {
 #[serde(deny_unknown_fields)]
 pub struct Host {
     pub name: String,
-    /// Name or address that `host.address` resolves to; the control plane itself never dials it.
+    /// Name or address that `host.address` resolves to; the control plane dials it only when the host has `ssh`.
     pub address: String,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -164,6 +166,9 @@ pub struct Host {
     /// Tasks that may run on it at the same time, of all deployments; [`DEFAULT_MAX_TASKS`] when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tasks: Option<u32>,
+    /// Reached by SSH instead of by an agent that was installed there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<Box<Ssh>>,
 }
 
 /// Largest file of a host.
@@ -325,6 +330,8 @@ pub enum Item {
     Channel(Channel),
     Group(Group),
     HostGroup(HostGroup),
+    /// One version of a plugin.
+    Plugin(Plugin),
 }
 
 impl Item {
@@ -338,9 +345,10 @@ impl Item {
             Item::Channel(_) => Kind::Channel,
             Item::Group(_) => Kind::Group,
             Item::HostGroup(_) => Kind::HostGroup,
+            Item::Plugin(_) => Kind::Plugin,
         }
     }
-    /// `name`, or `project/name` for what belongs to a project.
+    /// `name`, `project/name` for what belongs to a project, `name@version` for a plugin.
     pub fn key(&self) -> String {
         match self {
             Item::Project(p) => p.name.clone(),
@@ -351,6 +359,7 @@ impl Item {
             Item::Channel(c) => c.name.clone(),
             Item::Group(g) => g.name.clone(),
             Item::HostGroup(g) => g.name.clone(),
+            Item::Plugin(p) => p.key(),
         }
     }
     /// The project it belongs to; `None` for global things.
@@ -359,7 +368,12 @@ impl Item {
             Item::Project(p) => Some(&p.name),
             Item::Environment(e) => Some(&e.project),
             Item::Flow { project, .. } => Some(project),
-            Item::Host(_) | Item::Policy(_) | Item::Channel(_) | Item::Group(_) | Item::HostGroup(_) => None,
+            Item::Host(_)
+            | Item::Policy(_)
+            | Item::Channel(_)
+            | Item::Group(_)
+            | Item::HostGroup(_)
+            | Item::Plugin(_) => None,
         }
     }
 }

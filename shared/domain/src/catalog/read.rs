@@ -149,6 +149,10 @@ fn read_one(node: &Node, source: &str, problems: &mut Problems) -> Option<Item> 
             c.values(&["values"], &g.values);
             Item::Group(g)
         }),
+        Kind::Plugin => c.decode::<crate::plugin::Plugin>().map(|p| {
+            p.problems().into_iter().for_each(|(key, text)| c.wrong(&[key], text));
+            Item::Plugin(p)
+        }),
         Kind::HostGroup => c.decode::<HostGroup>().map(|g| {
             c.name(&["name"], &g.name);
             c.names(&["hosts"], &g.hosts);
@@ -309,6 +313,9 @@ impl<'n> Checks<'n, '_> {
 
     fn host(&mut self, h: &Host) {
         self.name(&["name"], &h.name);
+        for (key, text) in h.ssh.iter().flat_map(|s| s.problems(&h.name)) {
+            self.wrong(&["ssh", key], text);
+        }
         self.filled(&["address"], &h.address);
         if h.address.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
             self.wrong(&["address"], format!("must be a host name or an address, not {:?}", shorten(&h.address)));
