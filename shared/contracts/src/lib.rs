@@ -6,4 +6,6 @@ pub mod command;
 pub mod envelope;
 pub mod frames;
 pub mod http;
+pub mod stdio;
+pub mod sealed;
 pub mod subjects;

@@ -261,7 +261,9 @@ fn forms_of(secret: &str, out: &mut BTreeSet<Vec<u8>>) {
 }
 
 fn plain_forms(s: &str, out: &mut BTreeSet<Vec<u8>>) {
-    let mut add = |form: &[u8]| drop(out.insert(bare(form)));
+    let mut add = |form: &[u8]| {
+        out.insert(bare(form));
+    };
     let bytes = s.as_bytes();
     add(bytes);
     base64_forms(bytes, &mut add);

@@ -318,6 +318,18 @@ pub fn forbid(place: &str, value: &Value) -> Result<(), Forbidden> {
     }
 }
 
+/// The value with the characters of markers replaced, for what programs and servers answered.
+pub fn clean(value: Value) -> Value {
+    match value {
+        Value::String(s) if is_marked(&s) => Value::String(s.replace([OPEN, CLOSE], "\u{FFFD}")),
+        Value::Array(l) => Value::Array(l.into_iter().map(clean).collect()),
+        Value::Object(m) => {
+            Value::Object(m.into_iter().map(|(k, v)| (k.replace([OPEN, CLOSE], "\u{FFFD}"), clean(v))).collect())
+        }
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,6 +414,7 @@ mod tests {
         let e = forbid("values", &json!({ "a": [1, "x\u{FDD1}"] })).expect_err("refused");
         assert_eq!(e.to_string(), "values.a[1] holds the character U+FDD1, which no text may hold: remove it");
         assert!(forbid("values", &json!({ "\u{FDD0}": 1 })).is_err());
+        assert_eq!(clean(json!({ "\u{FDD0}k": ["\u{FDD1}", 2] })), json!({ "\u{FFFD}k": ["\u{FFFD}", 2] }));
     }
 
     #[test]
