@@ -1,6 +1,6 @@
 //! One change of one deployment: the transaction in which the state, its effects and its events are stored together.
 
-use crate::{Error, planner::Planned, request};
+use crate::{Error, planner::Planned, promotion, request};
 use chrono::Utc;
 use serde_json::json;
 use std::{future::Future, pin::Pin};
@@ -10,7 +10,7 @@ use windlass_domain::{
     Timestamp,
     deployment::{Deployment, Effect, Input, Refusal, State},
     event::{Aggregate, NewEvent, Severity},
-    ids::{CommandId, DeploymentId, EventId, WorkId},
+    ids::{BundleId, CommandId, DeploymentId, EventId, WorkId},
     task::TaskState,
     work::{Desired, Work},
 };
@@ -40,6 +40,9 @@ pub(crate) enum Ring {
     Outcome(CommandId),
     /// This scheduler (or another) should look at it.
     Deployment(DeploymentId),
+    Bundle(BundleId),
+    /// Promotions that policies ask for.
+    Promotions,
 }
 
 /// An open change. Nothing of it exists until [`Change::commit`].
@@ -102,6 +105,7 @@ impl Change {
         }
         self.effects(&mut next, effects).await?;
         deployments::save(&mut self.tx, &next, version, self.now).await?;
+        self.rings.extend(next.turn.as_ref().map(|t| Ring::Bundle(t.bundle)));
         Ok(Ok(self.start_if_free(next, version + 1, planned).await?))
     }
 
@@ -124,7 +128,10 @@ impl Change {
             if deployments::queue(&mut self.tx, &d.project, &d.environment).await?.first() != Some(&d.id) {
                 return Ok(d);
             }
-            let input = if planned.facts.digest == d.plan_digest {
+            let input = if let Err(reason) = promotion::may_start(self, &d).await? {
+                self.refused_event(d.id, &d.project, &d.environment, &reason).await?;
+                Input::Cancel { by: "windlass".into(), reason }
+            } else if planned.facts.digest == d.plan_digest {
                 match deployments::try_lock(&mut self.tx, &d, self.now).await? {
                     Some(fence) => Input::LockTaken { fence },
                     None => return Ok(d),
@@ -201,7 +208,8 @@ impl Change {
             version: d.version.clone(),
             at: self.now,
         };
-        Ok(deployments::record_good(&mut self.tx, &d.project, &d.environment, good).await?)
+        deployments::record_good(&mut self.tx, &d.project, &d.environment, good).await?;
+        promotion::verified(self, d, &release).await
     }
 
     async fn tell_rolled_back(&mut self, of: DeploymentId) -> Result<(), Error> {
@@ -215,6 +223,7 @@ impl Change {
             }
             next.rolled_back_by = original.deployment.rolled_back_by;
             deployments::save(&mut self.tx, &next, original.version, self.now).await?;
+            self.rings.extend(next.turn.as_ref().map(|t| Ring::Bundle(t.bundle)));
         }
         Ok(())
     }

@@ -93,7 +93,7 @@ async fn one(
 
 fn input(verb: &Verb, by: String) -> Option<Input> {
     Some(match verb.clone() {
-        Verb::Request(_) => return None,
+        Verb::Request(_) | Verb::Bundle { .. } => return None,
         Verb::Decide { approval } => Input::Decide(approval),
         Verb::Cancel { reason } => Input::Cancel { by, reason },
         Verb::Pause { reason } => Input::Pause { by, reason },

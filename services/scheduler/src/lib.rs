@@ -4,9 +4,11 @@
 //! what the database holds for it (undecided commands, results not yet applied, time that has passed, a free lock) and
 //! moves it through `domain::deployment`, one transaction a move. It is right when called twice, late, or by two processes.
 
+mod bundles;
 mod change;
 mod decide;
 mod planner;
+mod promotion;
 mod reconcile;
 mod request;
 

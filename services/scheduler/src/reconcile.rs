@@ -1,9 +1,9 @@
 //! The reconciler: what wakes it, and one look at one deployment.
 
 use crate::{
-    Error,
+    Error, bundles,
     change::{Cause, Change, Ring},
-    decide, request,
+    decide, promotion, request,
 };
 use std::sync::Arc;
 use tracing::Instrument;
@@ -11,12 +11,13 @@ use windlass_bus::{ConsumerSpec, Context, Message, Outcome, Wake, consume, run_r
 use windlass_contracts::subjects;
 use windlass_domain::{
     deployment::{Input, State},
-    ids::{CommandId, DeploymentId},
+    ids::{BundleId, CommandId, DeploymentId},
 };
 use windlass_store::{decisions, deployments, works};
 
 /// Deployments looked at at the same time.
 const CONCURRENCY: usize = 16;
+const SIDE_CONCURRENCY: usize = 4;
 /// Moves of one deployment in one look, and tries of one move that another process got in the way of.
 const MAX_MOVES: usize = 64;
 const MAX_TRIES: usize = 20;
@@ -24,7 +25,8 @@ const MAX_TRIES: usize = 20;
 /// Runs until the context's shutdown is cancelled.
 pub async fn run(ctx: Context) -> Result<(), Error> {
     let wake = Wake::new();
-    let scheduler = Arc::new(Scheduler { ctx: ctx.clone(), wake: wake.clone() });
+    let side = Wake::new();
+    let scheduler = Arc::new(Scheduler { ctx: ctx.clone(), wake: wake.clone(), side: side.clone() });
 
     let commands = ConsumerSpec::new("scheduler", subjects::STREAM_COMMANDS, "scheduler", subjects::ALL_COMMANDS);
     let me = scheduler.clone();
@@ -34,6 +36,21 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
     }));
     let me = scheduler.clone();
     ctx.spawn(async move { me.listen_for_results().await });
+
+    let (due, handle) = (scheduler.clone(), scheduler.clone());
+    ctx.spawn(run_reconciler(
+        ctx.clone(),
+        side,
+        SIDE_CONCURRENCY,
+        move || {
+            let me = due.clone();
+            async move { me.side_due().await }
+        },
+        move |job| {
+            let me = handle.clone();
+            async move { me.side_look(job).await }
+        },
+    ));
 
     let due = {
         let me = scheduler.clone();
@@ -55,6 +72,15 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
 pub(crate) struct Scheduler {
     ctx: Context,
     wake: Wake<DeploymentId>,
+    side: Wake<Side>,
+}
+
+/// What is looked at beside deployments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Side {
+    Bundle(BundleId),
+    /// Promotions that policies ask for.
+    Promotions,
 }
 
 impl Scheduler {
@@ -65,7 +91,13 @@ impl Scheduler {
         };
         let found = async {
             let mut tx = self.ctx.store.read().await?;
-            decisions::deployment_of(&mut tx, id).await
+            let deployment = decisions::deployment_of(&mut tx, id).await?;
+            if deployment.is_none()
+                && let Some(bundle) = windlass_store::bundles::of_command(&mut tx, id).await?
+            {
+                self.side.ring(Side::Bundle(bundle));
+            }
+            Ok::<_, Error>(deployment)
         };
         match found.await {
             Ok(Some(deployment)) => {
@@ -115,6 +147,35 @@ impl Scheduler {
         let mut tx = self.ctx.store.read().await?;
         let now = tx.now().await?;
         Ok(deployments::due(&mut tx, now).await?)
+    }
+
+    async fn side_due(&self) -> Result<Vec<Side>, Error> {
+        let mut tx = self.ctx.store.read().await?;
+        let due = windlass_store::bundles::due(&mut tx).await?;
+        Ok(due.into_iter().map(Side::Bundle).chain([Side::Promotions]).collect())
+    }
+
+    /// One look at a bundle, or at the promotions.
+    async fn side_look(&self, job: Side) -> Result<(), Error> {
+        let mut tries = 0;
+        for _ in 0..MAX_MOVES {
+            let store = &self.ctx.store;
+            let done = match job {
+                Side::Bundle(id) => {
+                    let span = tracing::info_span!("reconcile", bundle = %id);
+                    bundles::one_move(store, id).instrument(span).await
+                }
+                Side::Promotions => promotion::next(store).await,
+            };
+            match done {
+                Ok(Some(rings)) => self.ring(rings).await,
+                Ok(None) => return Ok(()),
+                Err(e) if e.is_retryable() && tries < MAX_TRIES => tries += 1,
+                Err(e) => return Err(e),
+            }
+        }
+        self.side.ring(job);
+        Ok(())
     }
 
     /// One look: moves the deployment until there is nothing left to do for it.
@@ -187,6 +248,8 @@ impl Scheduler {
                 Ring::Work { pool, id } => self.ctx.bus.ring(subjects::work(&pool), id.to_string()).await,
                 Ring::Outcome(id) => self.ctx.bus.ring(subjects::command_outcome(id.0), id.to_string()).await,
                 Ring::Deployment(id) => self.wake.ring(id),
+                Ring::Bundle(id) => self.side.ring(Side::Bundle(id)),
+                Ring::Promotions => self.side.ring(Side::Promotions),
             }
         }
     }

@@ -3,7 +3,8 @@
 use crate::{
     Error,
     change::{Change, mint},
-    planner::{self, Planned, Snapshot, Unplannable},
+    planner::{self, Ask, Planned, Snapshot, Unplannable},
+    promotion,
 };
 use serde_json::json;
 use std::time::Duration;
@@ -11,87 +12,113 @@ use uuid::Uuid;
 use windlass_contracts::command::{Command, Request};
 use windlass_domain::{
     artifact::Artifact,
+    bundle::Turn,
     deployment::{Deployment, New, Rollback},
     event::Severity,
     ids::{ArtifactId, DeploymentId, ReleaseId},
+    promotion::Passed,
     release::{Release, ReleaseKind, RollbackMode},
 };
 use windlass_store::{Store, Tx, artifacts, deployments};
 
+/// A release and its plan, ready to be stored.
+pub(crate) struct Prepared {
+    pub release: Release,
+    pub planned: Planned,
+    passed: Passed,
+}
+
 /// Decides a request command: a deployment, or a refusal that says what to mend.
 pub(crate) async fn decide(store: &Store, change: &mut Change, command: &Command, r: &Request) -> Result<(), Error> {
     match prepare(store, command, r).await? {
-        Err(Unplannable(reason)) => {
+        Err((code, reason)) => {
             change.refused_event(r.deployment, &command.project, &r.environment, &reason).await?;
-            change.outcome(command.id, None, Err(("invalid", reason))).await
+            change.outcome(command.id, None, Err((code, reason))).await
         }
-        Ok((release, planned)) => {
-            deployments::insert_release(&mut change.tx, &release).await?;
-            let new = New {
-                id: r.deployment,
-                project: command.project.clone(),
-                environment: r.environment.clone(),
-                release: release.id,
-                version: release.version.clone(),
-                kind: release.kind,
-                rollback: None,
-                requested_by: person(&command.actor),
-                note: r.note.clone(),
-                trace: command.trace.clone(),
-                pool: planned.pool.clone(),
-                only_hosts: r.hosts.clone(),
-                not_before: r.not_before,
-                expires_at: r.not_before.unwrap_or(change.now).max(change.now) + Duration::from_secs(planned.expires_s),
-                plan: planned.facts.clone(),
-            };
-            let (d, effects) = Deployment::request(new, change.now, &mut mint);
-            let d = change.create(d, effects, &planned).await?;
+        Ok(prepared) => {
+            let d = insert(change, command, r, &prepared, None).await?;
             let detail = format!("deployment {} is {}", d.id, d.state.as_str());
             change.outcome(command.id, Some(d.id), Ok(detail)).await
         }
     }
 }
 
-async fn prepare(
+/// Stores a prepared deployment; with a `turn`, as a member of a bundle.
+pub(crate) async fn insert(
+    change: &mut Change,
+    command: &Command,
+    r: &Request,
+    prepared: &Prepared,
+    turn: Option<Turn>,
+) -> Result<Deployment, Error> {
+    let Prepared { release, planned, passed } = prepared;
+    deployments::insert_release(&mut change.tx, release).await?;
+    let new = New {
+        id: r.deployment,
+        project: release.project.clone(),
+        environment: r.environment.clone(),
+        release: release.id,
+        version: release.version.clone(),
+        kind: release.kind,
+        rollback: None,
+        requested_by: person(&command.actor),
+        note: r.note.clone(),
+        trace: command.trace.clone(),
+        pool: planned.pool.clone(),
+        only_hosts: r.hosts.clone(),
+        not_before: r.not_before,
+        expires_at: r.not_before.unwrap_or(change.now).max(change.now) + Duration::from_secs(planned.expires_s),
+        plan: planned.facts.clone(),
+    };
+    let (d, effects) = Deployment::request_in_turn(new, turn, change.now, &mut mint);
+    if *passed == Passed::Hotfix {
+        let payload = json!({ "by": d.requested_by, "reason": r.note });
+        change.event(&d, "deployment.promotion_skipped", Severity::Notice, payload).await?;
+    }
+    change.create(d, effects, planned).await
+}
+
+/// Reads what a request asks for and plans it; a refusal has its code.
+pub(crate) async fn prepare(
     store: &Store,
     command: &Command,
     r: &Request,
-) -> Result<Result<(Release, Planned), Unplannable>, Error> {
+) -> Result<Result<Prepared, (&'static str, String)>, Error> {
+    if r.kind == ReleaseKind::Hotfix && r.note.trim().is_empty() {
+        return Ok(Err(("invalid", "a hotfix needs a `note` that says why; it stays in the record".into())));
+    }
     let mut tx = store.read().await?;
-    let artifact = match artifact(&mut tx, r.artifact).await? {
-        Some(a) if a.project == command.project => a,
-        _ => return Ok(Err(Unplannable(format!("project {:?} has no such artifact", command.project)))),
+    let at = r.not_before.unwrap_or(command.created_at).max(tx.now().await?);
+    let asked = promotion::check(&mut tx, &command.project, &r.environment, r.kind, r.artifact, at).await?;
+    let passed = match asked {
+        Ok(p) => p,
+        Err(missing) => return Ok(Err(("not_verified", missing))),
     };
-    let snapshot = match Snapshot::read(&mut tx, &command.project, &r.environment).await? {
-        Ok(s) => s,
-        Err(e) => return Ok(Err(e)),
-    };
-    let (flow, flow_revision) = match planner::flow_of(&mut tx, &snapshot.environment).await? {
-        Ok(f) => f,
-        Err(e) => return Ok(Err(e)),
-    };
-    drop(tx);
-    let release = Release {
-        values: r.values.clone(),
-        id: ReleaseId(Uuid::now_v7()),
-        project: command.project.clone(),
-        version: artifact.version.clone(),
+    let by = person(&command.actor);
+    let ask = Ask {
+        project: &command.project,
+        environment: &r.environment,
+        artifact: r.artifact,
         kind: r.kind,
-        artifact: artifact.id,
-        flow_revision,
-        flow,
-        inputs: r.inputs.clone(),
-        created_at: command.created_at,
-        created_by: person(&command.actor),
+        inputs: &r.inputs,
+        values: &r.values,
+        hosts: &r.hosts,
+        add_hosts: &r.add_hosts,
+        exclude_hosts: &r.exclude_hosts,
+        at: command.created_at,
+        by: &by,
     };
-    Ok(snapshot.plan(&release, &artifact, None, &r.hosts).map(|p| (release, p)))
+    Ok(match planner::prepare(&mut tx, ReleaseId(Uuid::now_v7()), &ask).await? {
+        Ok((release, planned)) => Ok(Prepared { release, planned, passed }),
+        Err(Unplannable(reason)) => Err(("invalid", reason)),
+    })
 }
 
 /// The plan of a stored deployment as it would be made now.
 pub(crate) async fn plan_now(tx: &mut Tx, d: &Deployment) -> Result<Result<Planned, Unplannable>, Error> {
     let release = deployments::release(tx, d.release).await?.ok_or(Error::Missing("release"))?;
     let artifact = artifact(tx, release.artifact).await?.ok_or(Error::Missing("artifact"))?;
-    match Snapshot::read(tx, &d.project, &d.environment).await? {
+    match Snapshot::read(tx, &d.project, &d.environment, &release.add_hosts).await? {
         Ok(s) => Ok(s.plan(&release, &artifact, d.rollback.as_ref().map(|r| r.mode), &d.only_hosts)),
         Err(e) => Ok(Err(e)),
     }
@@ -121,6 +148,7 @@ pub(crate) async fn rollback(
         }
         Ok((release, planned)) => {
             d.rolled_back_by = Some(id);
+            promotion::withdraw(change, d, by, "it was rolled back").await?;
             deployments::insert_release(&mut change.tx, &release).await?;
             let new = New {
                 id,
@@ -179,7 +207,7 @@ async fn prepare_rollback(
         created_by: by.to_owned(),
         ..original
     };
-    match Snapshot::read(tx, &d.project, &d.environment).await? {
+    match Snapshot::read(tx, &d.project, &d.environment, &release.add_hosts).await? {
         Ok(s) => Ok(s.plan(&release, &artifact, Some(mode), &hosts).map(|p| (release, p))),
         Err(e) => Ok(Err(e)),
     }

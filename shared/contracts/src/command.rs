@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use windlass_domain::{
     Timestamp,
     approval::Approval,
-    ids::{ArtifactId, CommandId, DeploymentId},
+    flow::OnFailure,
+    ids::{ArtifactId, BundleId, CommandId, DeploymentId},
     release::{ReleaseKind, RollbackMode},
 };
 
@@ -84,6 +85,85 @@ pub enum Verb {
         hosts: Vec<String>,
         reason: String,
     },
+    /// Several releases as one. Its command belongs to no deployment; its project is the first member's.
+    Bundle {
+        bundle: BundleId,
+        ask: BundleAsk,
+    },
+}
+
+/// What is asked of a bundle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum BundleAsk {
+    Request(Box<BundleRequest>),
+    /// One decision on the bundle's digest, signed for each member's plan that it counts for.
+    Approve {
+        digest: String,
+        approvals: Vec<Approval>,
+        #[serde(default)]
+        comment: String,
+    },
+    Reject {
+        digest: String,
+        #[serde(default)]
+        comment: String,
+    },
+    Cancel {
+        reason: String,
+    },
+    Pause {
+        reason: String,
+    },
+    Resume,
+    Retry {
+        #[serde(default)]
+        members: Vec<String>,
+    },
+    Skip {
+        member: String,
+        reason: String,
+    },
+    /// Without members: all of it, in the reverse order of success.
+    Rollback {
+        mode: RollbackMode,
+        reason: String,
+        #[serde(default)]
+        members: Vec<String>,
+    },
+}
+
+impl BundleAsk {
+    pub fn name(&self) -> &'static str {
+        match self {
+            BundleAsk::Request(_) => "bundle_request",
+            BundleAsk::Approve { .. } => "bundle_approve",
+            BundleAsk::Reject { .. } => "bundle_reject",
+            BundleAsk::Cancel { .. } => "bundle_cancel",
+            BundleAsk::Pause { .. } => "bundle_pause",
+            BundleAsk::Resume => "bundle_resume",
+            BundleAsk::Retry { .. } => "bundle_retry",
+            BundleAsk::Skip { .. } => "bundle_skip",
+            BundleAsk::Rollback { .. } => "bundle_rollback",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BundleRequest {
+    pub title: String,
+    pub note: String,
+    pub on_failure: OnFailure,
+    pub members: Vec<BundleMember>,
+}
+
+/// A member: a request like any other, with its name and what must succeed before it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BundleMember {
+    pub name: String,
+    pub project: String,
+    pub needs: Vec<String>,
+    pub request: Request,
 }
 
 impl Verb {
@@ -103,6 +183,7 @@ impl Verb {
             Verb::Abort { .. } => "abort",
             Verb::Rollback { .. } => "rollback",
             Verb::Override { .. } => "override",
+            Verb::Bundle { ask, .. } => ask.name(),
         }
     }
 }

@@ -36,6 +36,8 @@ pub enum Aggregate {
     /// Deployments with their works, tasks and steps: one ordered stream a deployment.
     Deployment,
     Artifact,
+    /// Release bundles; what their members do is in the streams of their deployments.
+    Bundle,
     Catalog,
     /// People, grants, tokens, secrets (never their values).
     Access,
@@ -51,6 +53,7 @@ impl Aggregate {
         match self {
             Aggregate::Deployment => "deployment",
             Aggregate::Artifact => "artifact",
+            Aggregate::Bundle => "bundle",
             Aggregate::Catalog => "catalog",
             Aggregate::Access => "access",
             Aggregate::Agent => "agent",

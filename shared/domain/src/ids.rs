@@ -45,6 +45,8 @@ id! {
     EventId,
     /// One accepted request.
     CommandId,
+    /// Several releases as one.
+    BundleId,
     /// The identity an agent got when it was enrolled; never reused.
     AgentId,
     /// One message to one channel; the dedupe key the far side sees.

@@ -4,7 +4,7 @@ use crate::{Error, Tx, Value, decode, sql};
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use uuid::Uuid;
-use windlass_contracts::command::{Command, CommandOutcome};
+use windlass_contracts::command::{Command, CommandOutcome, Verb};
 use windlass_domain::ids::{CommandId, DeploymentId};
 
 /// Stores a command and queues it for the scheduler. False when its id is known: it was accepted before.
@@ -24,9 +24,14 @@ pub async fn insert(tx: &mut Tx, c: &Command) -> Result<bool, Error> {
         .execute(tx)
         .await?;
     if n == 1 {
-        sql("INSERT INTO command_queue (command_id, deployment_id, created_at) VALUES ($1, $2, $3)")
+        let bundle = match &c.verb {
+            Verb::Bundle { bundle, .. } => Some(*bundle),
+            _ => None,
+        };
+        sql("INSERT INTO command_queue (command_id, deployment_id, bundle_id, created_at) VALUES ($1, $2, $3, $4)")
             .bind(c.id)
             .bind(c.deployment)
+            .bind(bundle)
             .bind(c.created_at)
             .execute_one(tx)
             .await?;

@@ -69,6 +69,7 @@ from! {
     ids::TaskId => Uuid(x) x.0;
     ids::EventId => Uuid(x) x.0;
     ids::CommandId => Uuid(x) x.0;
+    ids::BundleId => Uuid(x) x.0;
     ids::AgentId => Uuid(x) x.0;
     ids::NotificationId => Uuid(x) x.0;
     ids::TokenId => Uuid(x) x.0;

@@ -3,11 +3,13 @@
 mod decode;
 mod groups;
 mod read;
+mod source;
 mod ssh;
 
 pub use groups::{Account, Connectivity, ConnectivityCheck, Group, HostGroup, TemporaryHosts};
 
 pub use read::{Document, ReadError, read};
+pub use source::Source;
 pub use ssh::{HOST_KEY_TYPES, Ssh};
 
 use crate::{approval::ApprovalRule, event::Severity, flow::Flow, plugin::Plugin};
@@ -72,6 +74,9 @@ pub struct Project {
     /// Accounts that the steps of its flows may run as, by the name that `account:` of a step gives.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub accounts: BTreeMap<String, Account>,
+    /// Where its environments and flows come from, when they live in Git.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
 }
 
 /// Which sources may post build-ready events. Each signs with the project secret of the same name
@@ -143,6 +148,13 @@ pub struct Environment {
     pub service: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
+    /// Environments of the project that must have verified an artifact before it may come here: one, or a list of which
+    /// all must.
+    #[serde(default, deserialize_with = "source::one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub promote_from: Vec<String>,
+    /// How long it must have been verified there: `10m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_for: Option<String>,
 }
 
 fn default_pool() -> String {
@@ -198,6 +210,12 @@ pub struct Policy {
     /// May a deployment take in hosts that do not belong to its environment (`--add-host`)?
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temporary_hosts: Option<TemporaryHosts>,
+    /// Environments to request a deployment to when an artifact was verified in a matched one. Never for rollbacks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_verified: Vec<String>,
+    /// A hotfix may come to an environment though the ones it is promoted from have not verified it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hotfix_skips_promotion: bool,
     /// As of an environment; where several apply, the strictest counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connectivity: Option<Connectivity>,

@@ -234,6 +234,12 @@ impl<'n> Checks<'n, '_> {
         self.name(&["name"], &p.name);
         self.name(&["group"], &p.group);
         self.values(&["values"], &p.values);
+        for (key, text) in p.source.iter().flat_map(|s| s.problems()) {
+            self.wrong(&["source", key], text);
+        }
+        if let Some(s) = p.source.as_ref().and_then(|s| s.secret.as_ref()) {
+            self.name(&["source", "secret"], s);
+        }
         for (name, account) in &p.accounts {
             self.account(name, account);
         }
@@ -284,6 +290,15 @@ impl<'n> Checks<'n, '_> {
             let text =
                 "an environment needs `hosts: [...]`, `groups: [...]` or `selector: <labels>`, or it has no hosts";
             self.wrong(&[], text);
+        }
+        self.names(&["promote_from"], &e.promote_from);
+        if e.promote_from.contains(&e.name) {
+            self.wrong(&["promote_from"], "an environment cannot be promoted from itself");
+        }
+        if let Some(Err(text)) = e.verified_for.as_deref().map(crate::flow::actions::parse_duration) {
+            self.wrong(&["verified_for"], text);
+        } else if e.verified_for.is_some() && e.promote_from.is_empty() {
+            self.wrong(&["verified_for"], "says how long `promote_from` must have been good; name that too");
         }
         for (key, name) in [("service", &e.service), ("tier", &e.tier)] {
             if let Some(n) = name {
@@ -386,6 +401,7 @@ impl<'n> Checks<'n, '_> {
                 );
             }
         }
+        self.names(&["on_verified"], &p.on_verified);
         if p.expires_s == Some(0) {
             self.wrong(&["expires_s"], "must be at least 1 second");
         }

@@ -4,11 +4,19 @@
 //! to store and the effects to carry out in the same transaction. Every (state, input) pair has a written answer: a change, or
 //! a [`Refusal`] with a stable code.
 
+mod expressions;
+mod graph;
 mod intervene;
+mod repeat;
 mod run;
+mod steps;
 mod transition;
 mod waiting;
 
+pub use steps::{
+    About, Ask, Choice, GatewayRun, HostRun, HostState, RepeatRun, RolloutRun, StepRun, StepRunKind, StepState,
+    WaveRun, WaveState,
+};
 pub use transition::New;
 pub use waiting::WaitingOn;
 
@@ -16,7 +24,7 @@ use crate::{
     Timestamp,
     approval::{Approval, ApprovalRule},
     event::Severity,
-    flow::{Confirm, Gateway, Join, OnFailure, StepFailure},
+    flow::{Confirm, OnFailure},
     ids::{DeploymentId, ReleaseId, WorkId},
     release::{ReleaseKind, RollbackMode},
     work::{HostResult, WorkResult, WorkSpec},
@@ -125,6 +133,9 @@ pub struct Deployment {
     /// `scopes` the inputs and outputs of subflows. Empty when there are no such expressions.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub context: serde_json::Map<String, serde_json::Value>,
+    /// Its place in a bundle: it is held before its queue until its turn comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<crate::bundle::Turn>,
     /// An operator's pause: nothing new starts while it stands.
     pub pause: Option<By>,
     /// Why it ended, where it did not simply succeed.
@@ -152,164 +163,6 @@ pub struct By {
     pub who: String,
     pub reason: String,
     pub at: Timestamp,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StepRun {
-    pub id: String,
-    pub needs: Vec<String>,
-    #[serde(default)]
-    pub join: Join,
-    /// Decided when the step's turn comes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub condition: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_failure: Option<StepFailure>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repeat: Option<RepeatRun>,
-    pub state: StepState,
-    /// What it gave: of a central step its output; of a rollout, by id of the host step, what every host that succeeded
-    /// gave alike.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    pub outputs: serde_json::Map<String, serde_json::Value>,
-    pub kind: StepRunKind,
-}
-
-/// A repeated step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RepeatRun {
-    pub until: String,
-    pub max: u32,
-    pub every_s: u32,
-    /// Runs begun.
-    pub runs: u32,
-    /// When the next one starts.
-    pub next_at: Option<Timestamp>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepState {
-    Waiting,
-    Running,
-    Succeeded,
-    /// Waits for a person, or ended the deployment.
-    Failed,
-    /// Its condition was false, or a person skipped it.
-    Skipped,
-    /// On a branch that was not taken.
-    NotTaken,
-    /// The deployment ended before it was over, or before it was reached.
-    Stopped,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum StepRunKind {
-    Central { action: String, attempt: u32, work: Option<WorkId>, reason: Option<String> },
-    Rollout(RolloutRun),
-    Gateway(GatewayRun),
-    Enter { scope: String },
-    Leave { scope: String },
-}
-
-/// A gateway with what it chose.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GatewayRun {
-    pub gateway: Gateway,
-    /// Ids of the steps it went on to, once it has.
-    pub taken: Option<Vec<String>>,
-    /// The person who picked the branch where its expression failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chosen_by: Option<By>,
-    /// Why its expression failed, while a person has yet to pick.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RolloutRun {
-    pub confirm: Confirm,
-    pub bake_s: u32,
-    /// Hosts that may fail, in all.
-    pub max_failures: u32,
-    /// 0: the whole wave.
-    pub parallel: u32,
-    /// Number of host-local steps: a skip past the last ends the host's part.
-    pub host_steps: u32,
-    pub waves: Vec<WaveRun>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WaveRun {
-    pub state: WaveState,
-    pub work: Option<WorkId>,
-    pub hosts: Vec<HostRun>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum WaveState {
-    Waiting,
-    Running,
-    /// Ended well; a person is to look at it.
-    Confirming,
-    /// Ended well; waits out its bake time.
-    Baking {
-        until: Timestamp,
-    },
-    Succeeded,
-    /// More hosts failed than the budget bears.
-    Failed,
-    /// The deployment ended before it was reached.
-    Stopped,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostRun {
-    pub host: String,
-    pub state: HostState,
-    /// 0 until it is first handed to an executor.
-    pub attempt: u32,
-    pub start_at: u32,
-    pub failed_step: Option<u32>,
-    pub reason: Option<String>,
-    /// Steps this host has, where conditions give it fewer than the rollout; 0: all of them.
-    #[serde(default)]
-    pub steps: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HostState {
-    /// Not started yet.
-    Waiting,
-    Running,
-    Succeeded,
-    Failed,
-    /// Stopped after it had started.
-    HandStopped,
-    /// Never started: the failure budget was used up.
-    AutoStopped,
-    /// Never started: unreachable, refused by the host, or aborted before.
-    NotStarted,
-    Unknown,
-    /// Failed, and a person said to go on regardless.
-    Ignored,
-    /// Takes no further part.
-    Excluded,
-}
-
-impl HostState {
-    /// Counts against the failure budget.
-    pub fn is_failure(self) -> bool {
-        matches!(self, HostState::Failed | HostState::NotStarted | HostState::HandStopped | HostState::Unknown)
-    }
-    /// Something of this deployment may have run there.
-    pub fn is_touched(self) -> bool {
-        use HostState::*;
-        matches!(self, Running | Succeeded | Failed | HandStopped | Unknown | Ignored)
-    }
 }
 
 /// What can happen to a deployment. `by` is a person's name.
@@ -376,6 +229,8 @@ pub enum Input {
     RolledBack,
     /// The plan computed now differs from the one stored; here is the new one.
     PlanChanged(Box<PlanFacts>),
+    /// Its turn in its bundle has come.
+    TurnCame,
     /// The environment's lock was taken for it.
     LockTaken {
         fence: u64,
@@ -504,52 +359,6 @@ impl Deployment {
             }
         }
         ids
-    }
-}
-
-impl StepRun {
-    /// A step as the plan has it, before anything happened.
-    pub fn waiting(id: impl Into<String>, needs: Vec<String>, kind: StepRunKind) -> StepRun {
-        StepRun {
-            id: id.into(),
-            needs,
-            join: Join::All,
-            condition: None,
-            on_failure: None,
-            repeat: None,
-            state: StepState::Waiting,
-            outputs: serde_json::Map::new(),
-            kind,
-        }
-    }
-}
-
-impl HostRun {
-    /// A host as the plan names it, before anything happened.
-    pub fn waiting(host: impl Into<String>) -> HostRun {
-        HostRun {
-            host: host.into(),
-            state: HostState::Waiting,
-            attempt: 0,
-            start_at: 0,
-            failed_step: None,
-            reason: None,
-            steps: 0,
-        }
-    }
-
-    fn take(&mut self, r: &HostResult) {
-        use crate::work::Outcome;
-        self.state = match r.outcome {
-            Outcome::Succeeded => HostState::Succeeded,
-            Outcome::Failed => HostState::Failed,
-            Outcome::Cancelled => HostState::HandStopped,
-            Outcome::AutoStopped => HostState::AutoStopped,
-            Outcome::NotStarted => HostState::NotStarted,
-            Outcome::Unknown => HostState::Unknown,
-        };
-        self.failed_step = r.failed_step;
-        self.reason.clone_from(&r.reason);
     }
 }
 

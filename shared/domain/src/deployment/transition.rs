@@ -39,7 +39,18 @@ type Applied = (Deployment, Vec<Effect>);
 impl Deployment {
     /// A requested and planned deployment, moved on as far as it can go by itself.
     pub fn request(new: New, now: Timestamp, mint: &mut dyn FnMut() -> WorkId) -> Applied {
+        Deployment::request_in_turn(new, None, now, mint)
+    }
+
+    /// [`Deployment::request`] of a member of a bundle.
+    pub fn request_in_turn(
+        new: New,
+        turn: Option<crate::bundle::Turn>,
+        now: Timestamp,
+        mint: &mut dyn FnMut() -> WorkId,
+    ) -> Applied {
         let d = Deployment {
+            turn,
             id: new.id,
             project: new.project,
             environment: new.environment,
@@ -136,6 +147,14 @@ impl Step<'_> {
             Input::RolledBack => return Err(self.wrong("marked as rolled back", "")),
             Input::PlanChanged(plan) if state.is_before_running() => self.plan_changed(*plan),
             Input::PlanChanged(_) => return Err(self.wrong("planned anew", "")),
+            Input::TurnCame => match &mut self.d.turn {
+                Some(t) if !t.released && state.is_before_running() => {
+                    t.released = true;
+                    // It waited for others; its own time to wait begins now.
+                    self.d.expires_at = self.d.expires_at.max(self.now + (self.d.expires_at - self.d.requested_at));
+                }
+                _ => return Err(self.wrong("told that its turn has come", "")),
+            },
             Input::LockTaken { fence } if state == State::Queued => {
                 self.d.state = State::Running;
                 self.d.lock = Some(fence);
@@ -155,13 +174,13 @@ impl Step<'_> {
 
     /// What follows by itself, from the state alone.
     fn progress(&mut self) {
-        if self.d.state.is_before_running() && self.now >= self.d.expires_at {
+        if self.d.state.is_before_running() && self.now >= self.d.expires_at && !self.held() {
             self.end(State::Expired, "windlass", "it was not started in time");
         }
         if self.d.state == State::AwaitingApproval {
             self.approval_progress(false);
         }
-        if self.d.state == State::Scheduled && self.d.not_before.is_none_or(|t| t <= self.now) {
+        if self.d.state == State::Scheduled && !self.held() && self.d.not_before.is_none_or(|t| t <= self.now) {
             self.d.state = State::Queued;
             self.event("deployment.queued", Severity::Info, json!({}));
         }
@@ -207,11 +226,20 @@ impl Step<'_> {
                 self.d.state = State::Scheduled;
                 self.event("deployment.scheduled", Severity::Info, json!({ "not_before": at }));
             }
+            _ if self.held() => {
+                self.d.state = State::Scheduled;
+                self.event("deployment.scheduled", Severity::Info, json!({ "turn": self.d.turn }));
+            }
             _ => {
                 self.d.state = State::Queued;
                 self.event("deployment.queued", Severity::Info, json!({}));
             }
         }
+    }
+
+    /// Its turn in its bundle has not come.
+    fn held(&self) -> bool {
+        self.d.is_held()
     }
 
     fn decide(&mut self, a: Approval) -> Result<(), Refusal> {
@@ -316,24 +344,28 @@ impl Step<'_> {
 
     /// At an end that is no success nothing is left that looks as if it would still happen.
     fn close(&mut self, reason: &str) {
-        for s in &mut self.d.steps {
-            let mut failed = false;
+        for i in 0..self.d.steps.len() {
+            // A subflow that a step within has failed has failed itself.
+            let mut failed = match &self.d.steps[i].kind {
+                StepRunKind::Leave { scope } => self
+                    .d
+                    .within(scope)
+                    .iter()
+                    .any(|w| self.d.steps[*w].state == StepState::Failed || self.d.has_failed(*w)),
+                _ => false,
+            };
+            let s = &mut self.d.steps[i];
             if let StepRunKind::Rollout(r) = &mut s.kind {
                 failed = r.waves.iter().any(|w| w.state == WaveState::Failed);
-                for w in &mut r.waves {
-                    w.state = match w.state {
-                        WaveState::Waiting | WaveState::Running => WaveState::Stopped,
-                        WaveState::Confirming | WaveState::Baking { .. } => WaveState::Succeeded,
-                        over => over,
-                    };
-                    for h in w.hosts.iter_mut().filter(|h| h.state == HostState::Waiting) {
-                        h.state = HostState::AutoStopped;
-                        h.reason = Some(reason.into());
-                    }
-                }
+                r.stop(reason);
+            }
+            s.asks = None;
+            if let Some(r) = &mut s.repeat {
+                r.next_at = None;
             }
             s.state = match s.state {
                 StepState::Running if failed => StepState::Failed,
+                StepState::Waiting if failed && matches!(s.kind, StepRunKind::Leave { .. }) => StepState::Failed,
                 StepState::Running | StepState::Waiting => StepState::Stopped,
                 over => over,
             };
@@ -378,6 +410,12 @@ impl PlanFacts {
                 runs: 0,
                 next_at: None,
             }),
+            left_out: s.skipped,
+            reads: Vec::new(),
+            reached: false,
+            asks: None,
+            chosen: None,
+            reason: None,
             state: if s.skipped { StepState::Skipped } else { StepState::Waiting },
             outputs: serde_json::Map::new(),
             kind: match &s.kind {

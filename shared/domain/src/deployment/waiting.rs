@@ -16,6 +16,11 @@ pub enum WaitingOn {
     Time {
         until: Timestamp,
     },
+    /// Its turn in its bundle.
+    Turn {
+        bundle: crate::ids::BundleId,
+        member: String,
+    },
     /// The environment's lock; readers of the database add who holds it and who is ahead.
     Lock {
         project: String,
@@ -46,6 +51,19 @@ pub enum WaitingOn {
         hosts: Vec<String>,
         reason: String,
     },
+    /// A person: an expression failed, and only they can say where to go on.
+    Choice {
+        step: String,
+        reason: String,
+        branches: Vec<String>,
+    },
+    /// The next run of a repeated step.
+    Repeat {
+        step: String,
+        run: u32,
+        max: u32,
+        until: Timestamp,
+    },
     /// Hosts that went silent; they keep the lock.
     Unknown {
         hosts: Vec<String>,
@@ -65,6 +83,7 @@ impl std::fmt::Display for WaitingOn {
                 if people.is_empty() { Ok(()) } else { write!(f, " by {}", people.join(", ")) }
             }
             WaitingOn::Time { until } => write!(f, "its time, {until}"),
+            WaitingOn::Turn { bundle, member } => write!(f, "its turn as {member} of bundle {bundle}"),
             WaitingOn::Lock { project, environment } => write!(f, "the lock of {project}/{environment}"),
             WaitingOn::Hosts { step, wave, hosts } => {
                 write!(f, "{} running host(s) in wave {} of {step}: {}", hosts.len(), wave + 1, some(hosts))
@@ -81,6 +100,10 @@ impl std::fmt::Display for WaitingOn {
                 }
                 write!(f, " ({reason}): retry, skip, ignore, exclude, abort or roll back")
             }
+            WaitingOn::Choice { step, reason, branches } => {
+                write!(f, "a person: {step} cannot be decided ({reason}): choose {}", branches.join(" or "))
+            }
+            WaitingOn::Repeat { step, run, max, until } => write!(f, "run {run} of at most {max} of {step} at {until}"),
             WaitingOn::Unknown { hosts } => write!(f, "unknown host(s) {}: wait, or override", some(hosts)),
             WaitingOn::Operator { by, reason } => write!(f, "resume: paused by {by} ({reason})"),
         }
@@ -104,7 +127,11 @@ impl Deployment {
                     out.push(WaitingOn::Approval { rule: m.rule, have: m.have, quorum: m.quorum, people: m.people });
                 }
             }
-            State::Scheduled => out.extend(self.not_before.map(|until| WaitingOn::Time { until })),
+            State::Scheduled => {
+                out.extend(self.not_before.map(|until| WaitingOn::Time { until }));
+                let turn = self.turn.as_ref().filter(|t| !t.released);
+                out.extend(turn.map(|t| WaitingOn::Turn { bundle: t.bundle, member: t.member.clone() }));
+            }
             State::Queued => {
                 out.push(WaitingOn::Lock { project: self.project.clone(), environment: self.environment.clone() });
             }
@@ -122,23 +149,27 @@ impl Deployment {
         if let Some(p) = &self.pause {
             out.push(WaitingOn::Operator { by: p.who.clone(), reason: p.reason.clone() });
         }
-        for s in &self.steps {
-            match &s.kind {
-                StepRunKind::Central { reason, .. } => match s.state {
-                    StepState::Running => out.push(WaitingOn::Step { step: s.id.clone() }),
-                    StepState::Failed if self.state != State::Aborting => out.push(WaitingOn::Intervention {
-                        step: s.id.clone(),
-                        wave: None,
-                        hosts: vec![],
-                        reason: reason.clone().unwrap_or_default(),
-                    }),
-                    _ => {}
-                },
-                StepRunKind::Gateway(_) | StepRunKind::Enter { .. } | StepRunKind::Leave { .. } => {}
-                StepRunKind::Rollout(r) => {
-                    for (w, wave) in r.waves.iter().enumerate() {
-                        out.extend(self.waiting_in_wave(&s.id, w as u32, wave));
+        for (i, s) in self.steps.iter().enumerate() {
+            let step = s.id.clone();
+            if let Some(ask) = &s.asks {
+                out.push(WaitingOn::Choice { step, reason: ask.reason.clone(), branches: s.choices() });
+            } else if let (Some(at), Some(r)) = (s.next_run(), &s.repeat) {
+                out.push(WaitingOn::Repeat { step, run: r.runs + 1, max: r.max, until: at });
+            } else if s.state == StepState::Failed && self.has_failed(i) && self.state != State::Aborting {
+                let reason = match &s.kind {
+                    StepRunKind::Central { reason, .. } => s.reason.clone().or(reason.clone()),
+                    _ => s.reason.clone(),
+                };
+                let reason = reason.unwrap_or_default();
+                out.push(WaitingOn::Intervention { step, wave: None, hosts: vec![], reason });
+            } else if s.state == StepState::Running {
+                match &s.kind {
+                    StepRunKind::Rollout(r) => {
+                        for (w, wave) in r.waves.iter().enumerate() {
+                            out.extend(self.waiting_in_wave(&s.id, w as u32, wave));
+                        }
                     }
+                    _ => out.push(WaitingOn::Step { step }),
                 }
             }
         }
@@ -162,19 +193,29 @@ impl Deployment {
         }
     }
 
-    /// When it must be looked at again though nobody asks: its time, its expiry, the end of a bake.
+    /// It belongs to a bundle that has not let it go yet.
+    pub fn is_held(&self) -> bool {
+        self.turn.as_ref().is_some_and(|t| !t.released)
+    }
+
+    /// When it must be looked at again though nobody asks: its time, its expiry, the end of a bake, the next run
+    /// of a repeated step.
     pub fn wake_at(&self) -> Option<Timestamp> {
         match self.state {
+            // Its bundle wakes it, and keeps the time.
+            s if s.is_before_running() && self.is_held() => None,
             State::AwaitingApproval | State::Queued => Some(self.expires_at),
             State::Scheduled => Some(self.not_before.map_or(self.expires_at, |t| t.min(self.expires_at))),
-            State::Running | State::Paused => self
-                .rollouts()
-                .flat_map(|(_, r)| &r.waves)
-                .filter_map(|w| match w.state {
+            State::Running | State::Paused => {
+                let bakes = self.rollouts().flat_map(|(_, r)| &r.waves).filter_map(|w| match w.state {
                     WaveState::Baking { until } => Some(until),
                     _ => None,
-                })
-                .min(),
+                });
+                // Who lifts a pause, or settles an unknown host, wakes it by that.
+                let due = |(i, s): (usize, &StepRun)| s.next_run().filter(|_| !self.is_held_by_unknown(i));
+                let runs = self.steps.iter().enumerate().filter(|_| self.may_start()).filter_map(due);
+                bakes.chain(runs).min()
+            }
             _ => None,
         }
     }
