@@ -100,6 +100,9 @@ pub struct Accepted {
     pub fence: u64,
     pub start_at: u32,
     pub spec: TaskSpec,
+    /// Outputs of earlier steps, by step.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
     pub trace: Option<String>,
 }
 

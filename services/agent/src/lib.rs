@@ -14,6 +14,8 @@ pub mod journal;
 mod link;
 pub mod logs;
 pub mod runner;
+mod secrets;
 pub mod settings;
 pub mod spool;
+pub mod stdio;
 pub mod taskdir;

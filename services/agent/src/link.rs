@@ -1,7 +1,12 @@
-//! The connection to NATS: authentication by JWT and nkey, and what the link reports to the agent.
+//! The connection to the control plane, and what it reports to the agent: NATS with authentication by JWT and nkey, or the
+//! streams of this process (`stdio`), which an executor carries frames over.
 
-use crate::identity::{Identity, IdentityError};
+use crate::{
+    identity::{Identity, IdentityError},
+    stdio::Streams,
+};
 use async_nats::{Auth, AuthError, Client, ConnectOptions, Event as NatsEvent, connection::State};
+use futures::StreamExt;
 use nkeys::KeyPair;
 use std::{
     path::{Path, PathBuf},
@@ -11,6 +16,7 @@ use std::{
 use tokio::sync::mpsc;
 use windlass_contracts::{
     frames::{self, Up, UpBody},
+    stdio::Kind,
     subjects,
 };
 
@@ -35,10 +41,31 @@ pub enum LinkError {
 }
 
 pub(crate) struct Link {
-    client: Client,
+    carrier: Carrier,
     identity: Identity,
     instance: String,
     key: KeyPair,
+}
+
+enum Carrier {
+    Nats(Client),
+    Streams(Streams),
+}
+
+/// Frames to this agent, as they come.
+pub(crate) enum Inbox {
+    Nats(async_nats::Subscriber),
+    Streams(mpsc::Receiver<Vec<u8>>),
+}
+
+impl Inbox {
+    /// `None`: no more will come.
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Inbox::Nats(s) => s.next().await.map(|m| m.payload.to_vec()),
+            Inbox::Streams(s) => s.recv().await,
+        }
+    }
 }
 
 impl std::fmt::Debug for Link {
@@ -54,7 +81,7 @@ impl Link {
         identity: Identity,
         instance: &str,
         events: mpsc::UnboundedSender<LinkEvent>,
-    ) -> Result<(Link, async_nats::Subscriber), LinkError> {
+    ) -> Result<(Link, Inbox), LinkError> {
         let key = Identity::key(state)?;
         let signer = Arc::new(key.clone());
         let state: PathBuf = state.to_owned();
@@ -102,11 +129,28 @@ impl Link {
         .await
         .map_err(LinkError::Connect)?;
         let down = client.subscribe(subjects::agent_down(identity.agent_id)).await.map_err(LinkError::Subscribe)?;
-        Ok((Link { client, identity, instance: instance.to_owned(), key }, down))
+        let carrier = Carrier::Nats(client);
+        Ok((Link { carrier, identity, instance: instance.to_owned(), key }, Inbox::Nats(down)))
+    }
+
+    /// Over streams that are open already.
+    pub(crate) fn over(
+        state: &Path,
+        identity: Identity,
+        instance: &str,
+        streams: Streams,
+        inbox: mpsc::Receiver<Vec<u8>>,
+    ) -> Result<(Link, Inbox), LinkError> {
+        let key = Identity::key(state)?;
+        let carrier = Carrier::Streams(streams);
+        Ok((Link { carrier, identity, instance: instance.to_owned(), key }, Inbox::Streams(inbox)))
     }
 
     pub(crate) fn is_up(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        match &self.carrier {
+            Carrier::Nats(client) => client.connection_state() == State::Connected,
+            Carrier::Streams(_) => true,
+        }
     }
 
     /// Sends one frame if there is a connection.
@@ -115,25 +159,39 @@ impl Link {
             return;
         }
         let id = self.identity.agent_id;
-        let subject = match &body {
-            UpBody::Hello(_) | UpBody::Heartbeat { .. } => subjects::agent_hello(id),
-            UpBody::Log(_) => subjects::agent_log(id),
-            _ => subjects::agent_up(id),
+        let kind = match &body {
+            UpBody::Hello(_) | UpBody::Heartbeat { .. } => Kind::Hello,
+            UpBody::Log(_) => Kind::Log,
+            _ => Kind::Msg,
         };
         let up = Up { agent: id, instance: self.instance.clone(), body };
         let bytes = match frames::seal(&up, &self.key) {
             Ok(b) => b,
             Err(e) => return tracing::error!(error = %e, "a frame cannot be sent"),
         };
-        match tokio::time::timeout(SEND, self.client.publish(subject, bytes.into())).await {
+        let sent = match &self.carrier {
+            Carrier::Nats(client) => {
+                let subject = match kind {
+                    Kind::Hello => subjects::agent_hello(id),
+                    Kind::Log => subjects::agent_log(id),
+                    _ => subjects::agent_up(id),
+                };
+                tokio::time::timeout(SEND, client.publish(subject, bytes.into())).await.map(|r| r.map_err(|e| e.to_string()))
+            }
+            Carrier::Streams(s) => tokio::time::timeout(SEND, s.send(kind, &bytes)).await.map(Ok),
+        };
+        match sent {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::debug!(error = %e, "a frame was not sent"),
+            Ok(Err(error)) => tracing::debug!(error, "a frame was not sent"),
             Err(_) => tracing::debug!("a frame was not sent: the connection takes nothing"),
         }
     }
 
     /// Waits until what was sent has left this process.
     pub(crate) async fn flush(&self) {
-        let _ = tokio::time::timeout(SEND, self.client.flush()).await;
+        match &self.carrier {
+            Carrier::Nats(client) => drop(tokio::time::timeout(SEND, client.flush()).await),
+            Carrier::Streams(s) => drop(tokio::time::timeout(SEND, s.flush()).await),
+        }
     }
 }

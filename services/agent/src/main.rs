@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::{io::Read, path::PathBuf, process::ExitCode};
-use windlass_agent::{agent, dispatch::Dispatch, enroll, identity::Identity, journal, runner, settings::Settings};
+use windlass_agent::{agent, dispatch::Dispatch, enroll, identity::Identity, journal, runner, settings::Settings, stdio};
 
 #[derive(Debug, Parser)]
 #[command(name = "windlass-agent", version, about = "Carries out Windlass deployments on this host")]
@@ -47,6 +47,14 @@ enum Command {
         /// KEY=VALUE for the environment of every step; may be repeated
         #[arg(long)]
         env: Vec<String>,
+    },
+    /// Serve this host over standard input and output, for an executor that reached it by SSH
+    Stdio {
+        #[arg(long)]
+        state: PathBuf,
+        /// Deployment root (releases/, current, shared/); overrides agent.yaml
+        #[arg(long)]
+        root: Option<PathBuf>,
     },
     /// Run one task (started by the agent)
     #[command(hide = true)]
@@ -107,6 +115,17 @@ fn start(cli: Cli) -> Result<(), Error> {
             let settings = Settings::load(&state)?.with_args(&state, root, &env)?;
             let runtime = runtime()?;
             let done = runtime.block_on(agent::run(state, settings));
+            runtime.shutdown_background();
+            Ok(done?)
+        }
+        Command::Stdio { state, root } => {
+            logging(cli.log_json);
+            // Runners work elsewhere, and find their directory by this name.
+            let state = std::path::absolute(&state)?;
+            let settings = Settings::load(&state)?.with_args(&state, root, &[])?;
+            let runtime = runtime()?;
+            let done = runtime.block_on(stdio::run(&state, settings));
+            // A write that nobody reads any more must not hold the process.
             runtime.shutdown_background();
             Ok(done?)
         }

@@ -176,7 +176,7 @@ impl TaskDir {
     pub fn reserve_exit(&self) -> io::Result<()> {
         let f = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.file("exit.slot"))?;
         let flags = rustix::fs::FallocateFlags::empty();
-        match rustix::fs::fallocate(&f, flags, 0, 64 * 1024) {
+        match rustix::fs::fallocate(&f, flags, 0, 256 * 1024) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             Err(e) => Err(e.into()),
         }

@@ -9,11 +9,12 @@
 
 mod limits;
 mod template;
+pub(crate) mod types;
 
 pub(crate) use template::escape;
 pub use template::{Template, render, render_value, template_reads};
 
-use cel::{Env, IdedExpr, parser::PrattParser};
+use cel::{Env, IdedExpr, common::ast::Expr, parser::PrattParser};
 use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,6 +54,9 @@ pub enum ExpressionError {
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     roots: BTreeMap<String, Arc<Root>>,
+    /// Where references are read: what stands before the names of steps, and the names it does not stand before.
+    scope: String,
+    own: Arc<BTreeSet<String>>,
 }
 
 #[derive(Debug)]
@@ -68,6 +72,33 @@ impl Context {
         self.roots.insert(root.into(), Arc::new(Root { value: to_cel(value), size }));
         self
     }
+
+    /// The context within a subflow: a reference to the step `build` means `<scope>/build` of the plan.
+    pub fn in_scope(mut self, scope: &str) -> Self {
+        scope.clone_into(&mut self.scope);
+        self
+    }
+
+    /// The context of a rollout's host steps: references to these steps mean the host's own, in any scope.
+    pub fn with_own_steps(mut self, steps: impl IntoIterator<Item = String>) -> Self {
+        self.own = Arc::new(steps.into_iter().collect());
+        self
+    }
+
+    /// Whether the values that references mean are here; otherwise references render to their markers.
+    fn knows(&self, r: &crate::reference::Reference) -> bool {
+        matches!(r, crate::reference::Reference::Output { .. }) && self.roots.contains_key("steps")
+    }
+
+    fn marker(&self, r: &crate::reference::Reference) -> String {
+        use crate::reference::Reference;
+        match r {
+            Reference::Output { step, path } if !self.scope.is_empty() && !self.own.contains(step) => {
+                Reference::Output { step: format!("{}/{step}", self.scope), path: path.clone() }.marker()
+            }
+            r => r.marker(),
+        }
+    }
 }
 
 /// A checked expression, ready to run many times.
@@ -77,6 +108,7 @@ pub struct Expression {
     roots: BTreeSet<String>,
     /// `inputs.restart` and `inputs["restart"]` as `("inputs", "restart")`.
     fields: BTreeSet<(String, String)>,
+    paths: BTreeSet<Vec<String>>,
     heavy: bool,
 }
 
@@ -105,6 +137,7 @@ impl Expression {
             tree,
             roots: facts.roots,
             fields: facts.fields,
+            paths: facts.paths,
             heavy: facts.loops > 0 || facts.matches > 0,
         })
     }
@@ -121,6 +154,24 @@ impl Expression {
     /// Which fields of which roots it names literally.
     pub fn fields(&self) -> &BTreeSet<(String, String)> {
         &self.fields
+    }
+
+    /// Every place it reads, as the names from the root down to where they end or are computed: `steps.a.outputs["b"][i]`
+    /// as `steps, a, outputs, b`.
+    pub fn paths(&self) -> &BTreeSet<Vec<String>> {
+        &self.paths
+    }
+
+    /// The names, if the whole expression is one such place and nothing is computed.
+    pub fn whole_path(&self) -> Option<&[String]> {
+        let mut at = &self.tree.expr;
+        while let Some((of, _)) = limits::member(at) {
+            if matches!(at, Expr::Select(s) if s.test) {
+                return None;
+            }
+            at = of;
+        }
+        matches!(at, Expr::Ident(_)).then(|| self.paths.first().map(Vec::as_slice)).flatten()
     }
 
     pub fn reads(&self, root: &str) -> bool {
@@ -144,6 +195,11 @@ impl Expression {
         let value = scope.resolve(&self.tree).map_err(|e| failed(limits::shorten(&e.to_string(), 300)))?;
         let mut room = MAX_RESULT;
         from_cel(&value, &mut room, 0).map_err(failed)
+    }
+
+    /// What is surely wrong with it where its names have these types, and the type it has.
+    pub(crate) fn check_types(&self, names: &types::Names) -> (types::Type, Vec<String>) {
+        types::check(&self.tree.expr, names)
     }
 
     /// Its value, which must be true or false.

@@ -1,7 +1,16 @@
-//! Secrets, sealed before they come here. Scope `project/<name>` or `channel`. Writer: api.
+//! Secrets, sealed before they come here, or places in HashiCorp Vault. Writer: api.
+//!
+//! Scopes: `host/<h>`, `environment/<p>/<e>`, `project/<p>`, `group/<g>` for steps, `channel` for notifications, and
+//! `deployment/<id>` for the values of secret inputs.
 
-use crate::{Error, Tx, sql};
+use crate::{Error, Tx, catalog, sql};
 use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use windlass_domain::{
+    catalog::{Item, Kind},
+    ids::DeploymentId,
+    reference::INPUT_PREFIX,
+};
 
 /// What may be shown of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -10,8 +19,65 @@ pub struct Name {
     pub name: String,
     pub updated_at: DateTime<Utc>,
     pub updated_by: String,
+    /// `<path>#<key>` of a secret that is kept in Vault.
+    pub vault: Option<String>,
 }
 
+/// A secret as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Kept {
+    pub scope: String,
+    pub name: String,
+    pub sealed: Vec<u8>,
+    pub vault: Option<String>,
+}
+
+/// Where a step's secrets are looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    deployment: Option<String>,
+    /// The innermost first.
+    scopes: Vec<String>,
+}
+
+impl Place {
+    /// Of a project's environment; a host's own secrets come first where there is a host.
+    pub async fn of(
+        tx: &mut Tx,
+        project: &str,
+        environment: &str,
+        host: Option<&str>,
+        deployment: Option<DeploymentId>,
+    ) -> Result<Place, Error> {
+        let group = match catalog::get(tx, Kind::Project, project).await?.map(|s| s.item) {
+            Some(Item::Project(p)) => Some(format!("group/{}", p.group)),
+            _ => None,
+        };
+        let mut scopes: Vec<String> = host.iter().map(|h| format!("host/{h}")).collect();
+        scopes.extend([format!("environment/{project}/{environment}"), format!("project/{project}")]);
+        scopes.extend(group);
+        Ok(Place { deployment: deployment.map(deployment_scope), scopes })
+    }
+
+    /// Of one host more.
+    pub fn on_host(&self, host: &str) -> Place {
+        let mut scopes = vec![format!("host/{host}")];
+        scopes.extend(self.scopes.iter().cloned());
+        Place { scopes, ..self.clone() }
+    }
+
+    /// For messages.
+    pub fn scopes(&self) -> String {
+        self.scopes.join(", ")
+    }
+}
+
+/// The scope of a deployment's secret inputs.
+pub fn deployment_scope(deployment: DeploymentId) -> String {
+    format!("deployment/{deployment}")
+}
+
+/// Stores a sealed value.
 pub async fn put(
     tx: &mut Tx,
     scope: &str,
@@ -20,21 +86,121 @@ pub async fn put(
     by: &str,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    sql("INSERT INTO secrets (scope, name, sealed, updated_at, updated_by) VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (scope, name) DO UPDATE SET sealed = excluded.sealed, updated_at = excluded.updated_at, updated_by = excluded.updated_by")
+    store(tx, scope, name, sealed, None, by, now).await
+}
+
+/// Stores where in Vault the value is: `<path>#<key>`.
+pub async fn put_pointer(
+    tx: &mut Tx,
+    scope: &str,
+    name: &str,
+    vault: &str,
+    by: &str,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    store(tx, scope, name, &[], Some(vault), by, now).await
+}
+
+async fn store(
+    tx: &mut Tx,
+    scope: &str,
+    name: &str,
+    sealed: &[u8],
+    vault: Option<&str>,
+    by: &str,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    sql("INSERT INTO secrets (scope, name, sealed, vault, updated_at, updated_by) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (scope, name) DO UPDATE SET sealed = excluded.sealed, vault = excluded.vault,
+           updated_at = excluded.updated_at, updated_by = excluded.updated_by")
     .bind(scope)
     .bind(name)
     .bind(sealed)
+    .bind(vault.map(str::to_owned))
     .bind(now)
     .bind(by)
     .execute_one(tx)
     .await
 }
 
+/// Whether there was one to remove.
+pub async fn remove(tx: &mut Tx, scope: &str, name: &str) -> Result<bool, Error> {
+    let n = sql("DELETE FROM secrets WHERE scope = $1 AND name = $2").bind(scope).bind(name).execute(tx).await?;
+    Ok(n > 0)
+}
+
+/// The sealed value; nothing for a secret that is kept in Vault.
 pub async fn sealed(tx: &mut Tx, scope: &str, name: &str) -> Result<Option<Vec<u8>>, Error> {
-    sql("SELECT sealed FROM secrets WHERE scope = $1 AND name = $2").bind(scope).bind(name).fetch_scalar(tx).await
+    sql("SELECT sealed FROM secrets WHERE scope = $1 AND name = $2 AND vault IS NULL")
+        .bind(scope)
+        .bind(name)
+        .fetch_scalar(tx)
+        .await
+}
+
+/// One secret of one scope.
+pub async fn kept(tx: &mut Tx, scope: &str, name: &str) -> Result<Option<Kept>, Error> {
+    sql("SELECT scope, name, sealed, vault FROM secrets WHERE scope = $1 AND name = $2")
+        .bind(scope)
+        .bind(name)
+        .fetch_optional(tx)
+        .await
+}
+
+/// The secrets of these names as a step there gets them; names that no scope has are left out.
+pub async fn find<'n>(
+    tx: &mut Tx,
+    place: &Place,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Result<BTreeMap<String, Kept>, Error> {
+    let mut out = BTreeMap::new();
+    for name in names {
+        let own = place.deployment.iter().filter(|_| name.starts_with(INPUT_PREFIX));
+        let scopes: Vec<&String> =
+            if name.starts_with(INPUT_PREFIX) { own.collect() } else { place.scopes.iter().collect() };
+        for scope in scopes {
+            if let Some(found) = kept(tx, scope, name).await? {
+                out.insert(name.to_owned(), found);
+                break;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Which of these names no scope has. Values of secret inputs are not asked for: they come with the request.
+pub async fn missing<'n>(
+    tx: &mut Tx,
+    place: &Place,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Result<Vec<String>, Error> {
+    let names: Vec<&str> = names.into_iter().filter(|n| !n.starts_with(INPUT_PREFIX)).collect();
+    let found = find(tx, place, names.iter().copied()).await?;
+    Ok(names.into_iter().filter(|n| !found.contains_key(*n)).map(str::to_owned).collect())
 }
 
 pub async fn names(tx: &mut Tx) -> Result<Vec<Name>, Error> {
-    sql("SELECT scope, name, updated_at, updated_by FROM secrets ORDER BY scope, name").fetch_all(tx).await
+    sql("SELECT scope, name, updated_at, updated_by, vault FROM secrets WHERE scope NOT LIKE 'deployment/%' ORDER BY scope, name")
+        .fetch_all(tx)
+        .await
+}
+
+/// Deployments that have values of secret inputs and are over.
+pub async fn of_ended_deployments(tx: &mut Tx) -> Result<Vec<String>, Error> {
+    let scopes: Vec<(String,)> =
+        sql("SELECT DISTINCT scope FROM secrets WHERE scope LIKE 'deployment/%' ORDER BY scope").fetch_all(tx).await?;
+    let mut out = Vec::new();
+    for (scope,) in scopes {
+        let Ok(id) = scope.trim_start_matches("deployment/").parse::<DeploymentId>() else { continue };
+        match crate::deployments::get(tx, id).await? {
+            Some(d) if d.deployment.state.is_terminal() => out.push(scope),
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+/// Removes every secret of a scope.
+pub async fn remove_scope(tx: &mut Tx, scope: &str) -> Result<u64, Error> {
+    sql("DELETE FROM secrets WHERE scope = $1").bind(scope).execute(tx).await
 }

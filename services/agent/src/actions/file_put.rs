@@ -1,7 +1,8 @@
 //! `file.put`: write a file whole or not at all.
 //!
 //! Parameters: `path` (relative to `<root>/shared`, or absolute below the root or a directory that the host's policy lists
-//! in `writable`), `content` (or `content_base64`); optional `mode` (octal text, default `0644`).
+//! in `writable`), `content` (or `content_base64`); optional `mode` (octal text, default `0644`) and `encoding` of the content
+//! (`text` or `base64`).
 
 use super::{Done, Outcome, params::Params};
 use crate::{files, runner::Context};
@@ -15,8 +16,15 @@ use std::{
 pub(super) fn run(ctx: &Context, index: u32, p: &Params<'_>) -> Outcome {
     let path = p.text("path")?;
     let content = match (p.opt_text("content")?, p.opt_text("content_base64")?) {
-        (Some(c), None) => c.into_bytes(),
-        (None, Some(b)) => STANDARD.decode(b).map_err(|e| format!("`content_base64` is not base64: {e}"))?,
+        (Some(c), None) => match p.opt_text("encoding")?.as_deref() {
+            None | Some("text") => c.into_bytes(),
+            // The decoder's own words would show a part of what may be a secret.
+            Some("base64") => {
+                STANDARD.decode(c.split_whitespace().collect::<String>()).map_err(|_| "`content` is not base64")?
+            }
+            Some(other) => return Err(format!("`encoding` must be text or base64, got {other:?}").into()),
+        },
+        (None, Some(b)) => STANDARD.decode(b).map_err(|_| "`content_base64` is not base64")?,
         _ => return Err("give exactly one of `content` and `content_base64`".into()),
     };
     let mode = match p.opt_text("mode")? {

@@ -5,6 +5,7 @@ mod archive;
 mod fetch;
 mod file_put;
 mod http;
+pub(crate) mod output;
 mod params;
 mod release;
 mod script;
@@ -18,6 +19,7 @@ use crate::runner::{
     stop::{Reason, Stop},
 };
 use params::Params;
+use serde_json::{Map, Value};
 use windlass_domain::task::TaskStep;
 
 /// A step that went well.
@@ -25,6 +27,8 @@ use windlass_domain::task::TaskStep;
 pub(crate) struct Done {
     pub exit_code: Option<i32>,
     pub left: u32,
+    /// Masked.
+    pub outputs: Map<String, Value>,
 }
 
 /// One that did not.
@@ -34,6 +38,8 @@ pub(crate) struct Failure {
     pub exit_code: Option<i32>,
     pub left: u32,
     pub stopped: Option<Reason>,
+    /// What it had given before it failed, masked.
+    pub outputs: Map<String, Value>,
 }
 
 impl<S: Into<String>> From<S> for Failure {
@@ -45,7 +51,9 @@ impl<S: Into<String>> From<S> for Failure {
 type Outcome = Result<Done, Failure>;
 
 pub(crate) async fn run(ctx: &Context, index: u32, step: &TaskStep, stop: &Stop) -> Outcome {
-    let p = Params::new(&step.with);
+    // Only now, and only in memory: the task's directory holds references.
+    let with = ctx.fill(&step.with)?;
+    let p = Params::new(&with);
     match step.action.as_str() {
         "script" => script::run(ctx, index, &p, stop).await,
         "service.restart" => service::restart(ctx, index, &p, stop).await,
@@ -86,7 +94,7 @@ fn outcome(e: Ended) -> Outcome {
         return Err(Failure { exit_code: e.code, left: e.left, ..f });
     }
     if e.code == Some(0) {
-        return Ok(Done { exit_code: Some(0), left: e.left });
+        return Ok(Done { exit_code: Some(0), left: e.left, ..Done::default() });
     }
     let mut message = match (e.code, e.signal) {
         (Some(c), _) => format!("exited with code {c}"),
@@ -96,5 +104,5 @@ fn outcome(e: Ended) -> Outcome {
     if !e.last_line.is_empty() {
         message = format!("{message}: {}", e.last_line);
     }
-    Err(Failure { message, exit_code: e.code, left: e.left, stopped: None })
+    Err(Failure { message, exit_code: e.code, left: e.left, ..Failure::default() })
 }

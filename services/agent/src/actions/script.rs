@@ -2,9 +2,14 @@
 //! shell line.
 //!
 //! Parameters: `run` (the text); optional `interpreter` (any program, default `bash`; a list gives it arguments), `args`,
-//! `env`, `stdin`, `cwd` (below the root; default: the current release), `user`.
+//! `env`, `stdin`, `cwd` (below the root; default: the current release), `user`. What the script writes to the file
+//! `$WINDLASS_OUTPUT` becomes the step's outputs.
 
-use super::{Outcome, outcome, params::Params};
+use super::{
+    Failure, Outcome, outcome,
+    output::{self, OutputFile},
+    params::Params,
+};
 use crate::{
     files,
     runner::{
@@ -28,11 +33,17 @@ pub(super) async fn run(ctx: &Context, index: u32, p: &Params<'_>, stop: &Stop) 
     write(&file, &text).map_err(|e| format!("cannot write the script to {}: {e}", file.display()))?;
     let mut argv: Vec<String> = argv.into_iter().chain([file.display().to_string()]).collect();
     argv.extend(p.list("args")?);
+    let mut ids = None;
     if let Some(user) = user {
-        argv = as_user(ctx, &user, &file, argv)?;
+        let (other, uid, gid) = as_user(ctx, &user, &file, argv)?;
+        argv = other;
+        ids = Some((uid, gid));
     }
+    let outputs = OutputFile::create(ctx.dir.path(), index, ids)
+        .map_err(|e| format!("cannot make the file for the script's outputs: {e}"))?;
     let mut env = ctx.env();
     env.extend(p.map("env")?);
+    env.insert(output::VARIABLE.into(), outputs.path().display().to_string());
     let cwd = match p.opt_text("cwd")? {
         Some(c) => ctx.spec.root.join(c),
         None => working_dir(&ctx.spec.root),
@@ -40,7 +51,13 @@ pub(super) async fn run(ctx: &Context, index: u32, p: &Params<'_>, stop: &Stop) 
     let stdin = p.opt_text("stdin")?.map(String::into_bytes);
     let ended = process::run(ctx, index, Spawn { argv, cwd: &cwd, env, stdin }, stop).await;
     let _ = std::fs::remove_file(&file);
-    outcome(ended?)
+    let written = outputs.read(ctx.masker());
+    match (outcome(ended?), written) {
+        (Ok(done), Ok(outputs)) => ctx.gave(&outputs).map(|()| super::Done { outputs, ..done }).map_err(Failure::from),
+        (Ok(done), Err(message)) => Err(Failure { message, left: done.left, ..Failure::default() }),
+        (Err(f), Ok(outputs)) if ctx.gave(&outputs).is_ok() => Err(Failure { outputs, ..f }),
+        (Err(f), _) => Err(f),
+    }
 }
 
 /// The current release where there is one, else the root.
@@ -77,7 +94,8 @@ fn write(file: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// Through `setpriv`, which sets ids and groups and then becomes the interpreter: no shell and no session in between.
-fn as_user(ctx: &Context, user: &str, file: &Path, argv: Vec<String>) -> Result<Vec<String>, String> {
+/// Returns its ids too.
+fn as_user(ctx: &Context, user: &str, file: &Path, argv: Vec<String>) -> Result<(Vec<String>, u32, u32), String> {
     let plain = user.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) && !user.starts_with('-');
     if user.is_empty() || !plain {
         return Err(format!("`user` {user:?} is not a user name"));
@@ -109,5 +127,5 @@ fn as_user(ctx: &Context, user: &str, file: &Path, argv: Vec<String>) -> Result<
         ["setpriv", "--reuid", user, "--regid", &gid.to_string(), "--init-groups", "--"].map(str::to_owned).to_vec();
     let own = file.display().to_string();
     out.extend(argv.into_iter().map(|a| if a == own { shown.display().to_string() } else { a }));
-    Ok(out)
+    Ok((out, uid, gid))
 }

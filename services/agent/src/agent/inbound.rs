@@ -2,7 +2,8 @@
 
 use super::{Agent, AgentError, Retry, io_error};
 use crate::{dispatch::Input, files};
-use windlass_contracts::frames::{self, Down, DownBody, Offer, RefuseCode, UpBody};
+use windlass_contracts::frames::{self, Down, DownBody, Offer, RefuseCode, SealedSecrets, UpBody};
+use windlass_domain::ids::TaskId;
 
 impl Agent {
     pub(super) async fn down(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
@@ -29,8 +30,11 @@ impl Agent {
         }
         match frame.body {
             DownBody::Offer(offer) => self.offer(offer).await,
-            DownBody::Grant { task, nonce, epoch, lease_s, .. } => {
+            DownBody::Grant { task, nonce, epoch, lease_s, secrets } => {
                 let fresh_nonce = files::random_hex(16);
+                // A grant without the secrets the task needs counts as one of another ACCEPT: it starts nothing, and the
+                // answer is the ACCEPT, with its key.
+                let nonce = if self.unseal(task, &nonce, secrets.as_ref()) { nonce } else { String::new() };
                 self.input(Input::Grant { task, nonce, epoch, lease_s, fresh_nonce }).await
             }
             DownBody::Fence { task, work, epoch } => self.input(Input::Fence { task, work, epoch }).await,
@@ -53,6 +57,25 @@ impl Agent {
                 Ok(())
             }
         }
+    }
+
+    /// Takes the secrets of a grant; `false` when the task needs others, or other ones.
+    fn unseal(&mut self, task: TaskId, nonce: &str, sealed: Option<&SealedSecrets>) -> bool {
+        if !self.dispatch.is_accepted(task) {
+            return true;
+        }
+        let names = self.dispatch.spec(task).map(crate::secrets::names).unwrap_or_default();
+        if names.is_empty() {
+            return true;
+        }
+        let opened = match sealed {
+            None => return false,
+            Some(s) => self.keyring.open(task, nonce, s, &names),
+        };
+        if let Err(error) = &opened {
+            tracing::warn!(%task, %error, "a grant brought no secrets that open");
+        }
+        opened.is_ok()
     }
 
     pub(super) async fn offer(&mut self, offer: Box<Offer>) -> Result<(), AgentError> {

@@ -12,10 +12,11 @@ use crate::{
     journal::{Accepted, Journal, JournalError, Record},
     link::{Link, LinkError, LinkEvent},
     logs::LogStream,
+    secrets::{self, Keyring},
     settings::Settings,
+    stdio::Streams,
     taskdir::{RunSpec, StepLine, TaskDir},
 };
-use futures::StreamExt;
 use nkeys::KeyPair;
 use std::{
     collections::BTreeMap,
@@ -117,6 +118,7 @@ struct Agent {
     link: Link,
     live: BTreeMap<TaskId, Live>,
     results: BTreeMap<TaskId, Retry>,
+    keyring: Keyring,
     /// Until `HELLO_ACK`.
     hello: Option<Retry>,
     beat_at: Duration,
@@ -129,6 +131,25 @@ struct Agent {
 /// Runs until SIGTERM or SIGINT. Runners go on without it.
 pub async fn run(state: PathBuf, settings: Settings) -> Result<(), AgentError> {
     let lock = lock_state(&state)?;
+    serve(state, settings, lock, None).await
+}
+
+/// Over streams instead of NATS: runs until they end, too.
+pub(crate) async fn run_over(
+    state: PathBuf,
+    settings: Settings,
+    lock: File,
+    streams: (Streams, mpsc::Receiver<Vec<u8>>),
+) -> Result<(), AgentError> {
+    serve(state, settings, lock, Some(streams)).await
+}
+
+async fn serve(
+    state: PathBuf,
+    settings: Settings,
+    lock: File,
+    streams: Option<(Streams, mpsc::Receiver<Vec<u8>>)>,
+) -> Result<(), AgentError> {
     let identity = Identity::load(&state)?;
     let verifier = Verifier {
         policy: Policy::load(&state.join("policy.yaml"))?,
@@ -151,7 +172,10 @@ pub async fn run(state: PathBuf, settings: Settings) -> Result<(), AgentError> {
 
     let (link_tx, mut link_rx) = mpsc::unbounded_channel();
     let (events, mut event_rx) = mpsc::unbounded_channel();
-    let (link, mut down) = Link::open(&state, identity.clone(), journal.instance(), link_tx).await?;
+    let (link, mut down) = match streams {
+        None => Link::open(&state, identity.clone(), journal.instance(), link_tx).await?,
+        Some((streams, inbox)) => Link::over(&state, identity.clone(), journal.instance(), streams, inbox)?,
+    };
     let mut term = signal(SignalKind::terminate()).map_err(io_error("handle signals of", &state))?;
     let mut int = signal(SignalKind::interrupt()).map_err(io_error("handle signals of", &state))?;
     tracing::info!(host = identity.host, agent = %identity.agent_id, instance = journal.instance(), "agent starts");
@@ -168,6 +192,7 @@ pub async fn run(state: PathBuf, settings: Settings) -> Result<(), AgentError> {
         link,
         live: BTreeMap::new(),
         results: BTreeMap::new(),
+        keyring: Keyring::default(),
         hello: Some(Retry::new(Duration::ZERO)),
         beat_at: Duration::ZERO,
         expire_at: Duration::ZERO,
@@ -179,7 +204,10 @@ pub async fn run(state: PathBuf, settings: Settings) -> Result<(), AgentError> {
     loop {
         let wait = agent.tick().await?;
         tokio::select! {
-            m = down.next() => if let Some(m) = m { agent.down(&m.payload).await? },
+            m = down.next() => match m {
+                Some(m) => agent.down(&m).await?,
+                None => break,
+            },
             Some(e) = link_rx.recv() => agent.link_event(e),
             Some(e) = event_rx.recv() => agent.event(e).await?,
             Some(_) = agent.bells.join_next() => {}
@@ -193,7 +221,7 @@ pub async fn run(state: PathBuf, settings: Settings) -> Result<(), AgentError> {
     Ok(())
 }
 
-fn lock_state(state: &Path) -> Result<File, AgentError> {
+pub(crate) fn lock_state(state: &Path) -> Result<File, AgentError> {
     let path = state.join("agent.lock");
     let f = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(io_error("open", &path))?;
     match rustix::fs::flock(&f, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
@@ -276,10 +304,13 @@ impl Agent {
                 // Sent by `tick`, until it is acknowledged.
                 let now = self.mono();
                 self.results.insert(task, Retry::new(now));
+                self.keyring.forget(task);
                 return;
             }
             UpBody::Accept { task, nonce, .. } => {
-                UpBody::Accept { seal_to: None, task, nonce, journal_seq: self.journal.seq() }
+                let secret = self.dispatch.spec(task).is_some_and(|s| !secrets::names(s).is_empty());
+                let seal_to = secret.then(|| self.keyring.key(task, &nonce));
+                UpBody::Accept { seal_to, task, nonce, journal_seq: self.journal.seq() }
             }
             b => b,
         };
@@ -299,7 +330,8 @@ impl Agent {
             writable: self.dispatch.policy().writable.clone(),
         };
         let dir = TaskDir::of(&self.state, task);
-        match watch::spawn(&dir, &spec) {
+        let secrets = self.keyring.take(task);
+        match watch::spawn(&dir, &spec, &secrets) {
             Ok(child) => {
                 self.watch_log(task, None)?;
                 self.watch_runner(task, Some(child))

@@ -1,7 +1,10 @@
 //! Starting runners and hearing from them.
 
 use super::{Agent, AgentError, Event, io_error};
-use crate::taskdir::{RunSpec, TaskDir};
+use crate::{
+    secrets,
+    taskdir::{RunSpec, TaskDir},
+};
 use std::{
     fs::OpenOptions,
     io,
@@ -9,7 +12,7 @@ use std::{
     time::Duration,
 };
 use tokio::net::unix::pipe;
-use windlass_domain::ids::TaskId;
+use windlass_domain::{ids::TaskId, secret::Secrets};
 
 /// One wake-up for all the doorbells within this time.
 const BELL_PAUSE: Duration = Duration::from_millis(10);
@@ -62,12 +65,13 @@ impl Agent {
 }
 
 /// The runner is this very program, also when its file was replaced meanwhile.
-pub(super) fn spawn(dir: &TaskDir, spec: &RunSpec) -> io::Result<Child> {
+pub(super) fn spawn(dir: &TaskDir, spec: &RunSpec, secrets: &Secrets) -> io::Result<Child> {
     let lock = dir.prepare(spec)?;
     let errors = OpenOptions::new().create(true).append(true).open(dir.path().join("runner.err"))?;
     let mut c = Command::new("/proc/self/exe");
     c.arg("runner").arg("--task").arg(dir.path());
-    c.env_clear().current_dir("/").stdin(Stdio::from(lock)).stdout(Stdio::null()).stderr(errors);
+    c.env_clear().current_dir("/").stdin(Stdio::from(lock)).stderr(errors);
+    c.stdout(if secrets.is_empty() { Stdio::null() } else { Stdio::from(secrets::hand_over(secrets)?) });
     for name in ["HOME", "PATH", "TMPDIR"] {
         if let Some(v) = std::env::var_os(name) {
             c.env(name, v);

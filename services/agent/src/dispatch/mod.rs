@@ -343,6 +343,7 @@ impl Dispatch {
             fence: offer.fence,
             start_at: offer.start_at,
             spec: offer.spec,
+            outputs: offer.outputs,
             trace: offer.trace,
         }));
         self.journal(record, out);

@@ -3,7 +3,10 @@
 use super::{Dispatch, Phase, Policy, Verifier};
 use crate::journal::Entry;
 use windlass_contracts::frames::{OpenState, OpenTask};
-use windlass_domain::{ids::TaskId, task::TaskReport};
+use windlass_domain::{
+    ids::TaskId,
+    task::{TaskReport, TaskSpec},
+};
 
 impl Dispatch {
     /// Tasks with an INTENT and no end, with the boot they were started in.
@@ -38,6 +41,16 @@ impl Dispatch {
 
     pub fn policy(&self) -> &Policy {
         &self.verifier.policy
+    }
+
+    /// What an accepted task is to run, while its runner has not ended.
+    pub fn spec(&self, task: TaskId) -> Option<&TaskSpec> {
+        self.tasks.get(&task)?.accepted.as_ref().map(|a| &a.spec)
+    }
+
+    /// Whether the task waits for its grant.
+    pub fn is_accepted(&self, task: TaskId) -> bool {
+        self.tasks.get(&task).is_some_and(|t| matches!(t.phase, Phase::Accepted { .. }))
     }
 
     /// Whether the id was ever accepted or fenced here.

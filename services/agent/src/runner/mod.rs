@@ -6,10 +6,11 @@ pub(crate) mod stop;
 pub mod tree;
 
 use crate::{
-    actions,
+    actions, secrets,
     spool::Writer,
     taskdir::{RunSpec, StepLine, TaskDir},
 };
+use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -27,7 +28,15 @@ use tokio::{
     task::JoinSet,
 };
 use windlass_contracts::frames::Stream;
-use windlass_domain::task::{ReportedOutcome, StepOutcome, StepReport, TaskReport, TaskStep};
+use windlass_domain::{
+    mask::{MaskStream, Masker},
+    reference::{self, Reference},
+    secret::{self, Secrets},
+    task::{ReportedOutcome, StepOutcome, StepReport, TaskReport, TaskStep},
+};
+
+/// Outputs of all steps of a task together: its report must fit in a frame.
+const MAX_OUTPUTS: usize = 128 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
@@ -45,6 +54,10 @@ pub enum RunnerError {
 pub(crate) struct Context {
     pub dir: TaskDir,
     pub spec: RunSpec,
+    secrets: Secrets,
+    masker: Masker,
+    /// What the steps so far gave, by id, masked.
+    outputs: Mutex<Map<String, Value>>,
     log: Arc<Mutex<Writer>>,
     /// Processes that steps which ended normally have left behind.
     spared: Mutex<BTreeSet<tree::Proc>>,
@@ -61,7 +74,34 @@ impl Context {
         self.dir.ring();
     }
     pub(crate) fn note(&self, step: u32, text: &str) {
-        self.log(step, Stream::Note, format!("{text}\n").as_bytes());
+        self.log(step, Stream::Note, format!("{}\n", self.masker.text(text)).as_bytes());
+    }
+    pub(crate) fn masker(&self) -> &Masker {
+        &self.masker
+    }
+
+    /// The parameters with what their references mean: secrets, outputs of this task's earlier steps, and of others.
+    pub(crate) fn fill(&self, with: &Map<String, Value>) -> Result<Map<String, Value>, String> {
+        let own = lock(&self.outputs);
+        let before = &self.spec.accepted.outputs;
+        let mut lookup = |r: &Reference| match r {
+            Reference::Secret { name } => self.secrets.get(name).map(|s| Value::String(s.expose().to_owned())),
+            Reference::Output { step, path } if own.contains_key(step) => reference::output(&own, step, path).cloned(),
+            Reference::Output { step, path } => reference::output(before, step, path).cloned(),
+        };
+        reference::fill_map(with, &mut lookup).map_err(|e| e.to_string())
+    }
+
+    /// Whether there is room for a step's outputs.
+    pub(crate) fn gave(&self, outputs: &Map<String, Value>) -> Result<(), String> {
+        let size = |m: &Map<String, Value>| serde_json::to_string(m).map_or(usize::MAX, |t| t.len());
+        let all = size(&lock(&self.outputs)).saturating_add(size(outputs));
+        if all > MAX_OUTPUTS {
+            return Err(format!(
+                "the outputs of this task's steps have {all} bytes together, {MAX_OUTPUTS} are allowed"
+            ));
+        }
+        Ok(())
     }
     pub(crate) fn grace(&self) -> Duration {
         Duration::from_millis(self.spec.grace_ms)
@@ -74,13 +114,18 @@ impl Context {
     }
 
     /// Goes on reading pipes that a left-behind process holds open, so that it does not block while this task lasts.
-    pub(crate) fn keep_draining(&self, step: u32, out: Option<ChildStdout>, err: Option<ChildStderr>) {
+    pub(crate) fn keep_draining(
+        &self,
+        step: u32,
+        out: Option<(ChildStdout, MaskStream)>,
+        err: Option<(ChildStderr, MaskStream)>,
+    ) {
         let mut drains = lock(&self.drains);
-        if let Some(pipe) = out {
-            drains.spawn(drain(self.log.clone(), step, Stream::Out, pipe));
+        if let Some((pipe, mask)) = out {
+            drains.spawn(drain(self.log.clone(), step, Stream::Out, pipe, mask));
         }
-        if let Some(pipe) = err {
-            drains.spawn(drain(self.log.clone(), step, Stream::Err, pipe));
+        if let Some((pipe, mask)) = err {
+            drains.spawn(drain(self.log.clone(), step, Stream::Err, pipe, mask));
         }
     }
 
@@ -112,14 +157,22 @@ impl Context {
     }
 }
 
-async fn drain(log: Arc<Mutex<Writer>>, step: u32, stream: Stream, mut pipe: impl tokio::io::AsyncRead + Unpin) {
+async fn drain(
+    log: Arc<Mutex<Writer>>,
+    step: u32,
+    stream: Stream,
+    mut pipe: impl tokio::io::AsyncRead + Unpin,
+    mut mask: MaskStream,
+) {
     let mut buf = vec![0; 16 * 1024];
+    let write = |bytes: &[u8]| lock(&log).write(step, stream, chrono::Utc::now(), bytes);
     while let Ok(n) = pipe.read(&mut buf).await {
         if n == 0 {
-            return;
+            break;
         }
-        lock(&log).write(step, stream, chrono::Utc::now(), &buf[..n]);
+        write(&mask.push(&buf[..n]));
     }
+    write(&mask.finish());
 }
 
 /// The whole life of a runner. Standard input is the task's lock, held open until the process ends.
@@ -152,12 +205,19 @@ async fn run(dir: TaskDir) -> Result<(), RunnerError> {
     dir.write_pid().map_err(at("write the pid"))?;
     let spec = dir.spec().map_err(at("read the specification"))?;
     dir.reserve_exit().map_err(at("reserve room for the result"))?;
+    let secrets = match secrets::names(&spec.accepted.spec).is_empty() {
+        true => Secrets::new(),
+        false => secrets::receive().map_err(at("take the secrets"))?,
+    };
     let log = Writer::create(&dir.log(), spec.caps).map_err(at("create the log"))?;
     let steps = dir.steps_file().map_err(at("create the step records"))?;
     let (cancel, cancelled) = watch::channel(dir.abort_requested());
     let ctx = Context {
         dir: dir.clone(),
         spec,
+        masker: secret::masker(&secrets),
+        secrets,
+        outputs: Mutex::default(),
         log: Arc::new(Mutex::new(log)),
         spared: Mutex::new(BTreeSet::new()),
         drains: Mutex::new(JoinSet::new()),
@@ -199,6 +259,7 @@ async fn run_steps(ctx: &Context, mut file: File, cancelled: watch::Receiver<boo
         let stop = Stop::new(Duration::from_secs(step.timeout_s.max(1).into()), cancel);
         let report = run_step(ctx, index, step, &stop).await;
         failed |= report.outcome != StepOutcome::Succeeded;
+        lock(&ctx.outputs).insert(step.id.clone(), Value::Object(report.outputs.clone()));
         record(&mut file, &StepLine::End(report.clone()))?;
         ctx.dir.ring();
         reports.push(report);
@@ -243,22 +304,22 @@ async fn run_step(ctx: &Context, index: u32, step: &TaskStep, stop: &Stop) -> St
     let started_at = chrono::Utc::now();
     ctx.note(index, &format!("{} ({}) starts", step.id, step.action));
     let done = actions::run(ctx, index, step, stop).await;
-    let (outcome, exit_code, message, left) = match done {
-        Ok(d) => (StepOutcome::Succeeded, d.exit_code, String::new(), d.left),
+    let (outcome, exit_code, message, left, outputs) = match done {
+        Ok(d) => (StepOutcome::Succeeded, d.exit_code, String::new(), d.left, d.outputs),
         Err(f) => {
             let outcome = match f.stopped {
                 None => StepOutcome::Failed,
                 Some(Reason::TimedOut) => StepOutcome::TimedOut,
                 Some(Reason::Cancelled) => StepOutcome::Cancelled,
             };
-            (outcome, f.exit_code, f.message, f.left)
+            (outcome, f.exit_code, ctx.masker.text(&f.message), f.left, f.outputs)
         }
     };
     let word = serde_json::to_value(outcome).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
     let more = if message.is_empty() { String::new() } else { format!(": {message}") };
     ctx.note(index, &format!("{} {word}{more}", step.id));
     StepReport {
-        outputs: Default::default(),
+        outputs,
         index,
         outcome,
         exit_code,

@@ -13,6 +13,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use windlass_contracts::frames::{MAX_LOG_DATA, Stream};
+use windlass_domain::mask::MaskStream;
 
 /// Output waits this long for more of it, so that a chatty process does not make a frame a line.
 const COALESCE: Duration = Duration::from_millis(40);
@@ -47,13 +48,14 @@ struct Drain<R> {
     pipe: R,
     stream: Stream,
     held: Vec<u8>,
+    mask: MaskStream,
     since: Option<Instant>,
     open: bool,
 }
 
 impl<R: AsyncRead + Unpin> Drain<R> {
-    fn new(pipe: R, stream: Stream) -> Self {
-        Drain { pipe, stream, held: Vec::with_capacity(MAX_LOG_DATA), since: None, open: true }
+    fn new(pipe: R, stream: Stream, mask: MaskStream) -> Self {
+        Drain { pipe, stream, held: Vec::with_capacity(MAX_LOG_DATA), mask, since: None, open: true }
     }
 
     /// Reads once; returns at least after one read. Safe to cancel.
@@ -68,11 +70,24 @@ impl<R: AsyncRead + Unpin> Drain<R> {
 
     fn flush(&mut self, ctx: &Context, step: u32, last: &mut Vec<u8>) {
         if !self.held.is_empty() {
-            remember(last, &self.held);
-            ctx.log(step, self.stream, &self.held);
+            let shown = self.mask.push(&self.held);
+            self.show(ctx, step, last, &shown);
             self.held.clear();
         }
         self.since = None;
+    }
+
+    /// What the mask still held back: nothing more comes that could make a secret of it.
+    fn finish(&mut self, ctx: &Context, step: u32, last: &mut Vec<u8>) {
+        let shown = self.mask.finish();
+        self.show(ctx, step, last, &shown);
+    }
+
+    fn show(&self, ctx: &Context, step: u32, last: &mut Vec<u8>, shown: &[u8]) {
+        if !shown.is_empty() {
+            remember(last, shown);
+            ctx.log(step, self.stream, shown);
+        }
     }
 
     fn due(&self) -> Option<Instant> {
@@ -123,8 +138,8 @@ pub(crate) async fn run(ctx: &Context, step: u32, spawn: Spawn<'_>, stop: &Stop)
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
         return Err("the system gave no pipes".into());
     };
-    let mut out = Drain::new(out, Stream::Out);
-    let mut err = Drain::new(err, Stream::Err);
+    let mut out = Drain::new(out, Stream::Out, ctx.masker().stream());
+    let mut err = Drain::new(err, Stream::Err, ctx.masker().stream());
     let mut last = Vec::new();
     let mut fed = false;
     let mut stopped = None;
@@ -191,9 +206,16 @@ pub(crate) async fn run(ctx: &Context, step: u32, spawn: Spawn<'_>, stop: &Stop)
     err.flush(ctx, step, &mut last);
     let left = tree::descendants(&ctx.spared(), main);
     let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
-    if stopped.is_none() && count > 0 {
+    let spared = stopped.is_none() && count > 0;
+    if !(spared && out.open) {
+        out.finish(ctx, step, &mut last);
+    }
+    if !(spared && err.open) {
+        err.finish(ctx, step, &mut last);
+    }
+    if spared {
         ctx.spare(left);
-        ctx.keep_draining(step, out.open.then_some(out.pipe), err.open.then_some(err.pipe));
+        ctx.keep_draining(step, out.open.then_some((out.pipe, out.mask)), err.open.then_some((err.pipe, err.mask)));
     }
     let status = match status {
         Some(Ok(s)) => Some(s),

@@ -67,6 +67,7 @@ impl Size {
 pub(super) struct Facts {
     pub roots: BTreeSet<String>,
     pub fields: BTreeSet<(String, String)>,
+    pub paths: BTreeSet<Vec<String>>,
     pub loops: usize,
     pub matches: usize,
     plus: usize,
@@ -111,6 +112,23 @@ pub(super) fn check(source: &str, expr: &Expr) -> Result<Facts, ExpressionError>
         .map_err(|reason| ExpressionError::Refused { expression: source.into(), reason: reason.into() })
 }
 
+const TOO_DEEP: &str = "operations nest or chain deeper than 20; use brackets or a shorter expression";
+
+/// `of.name` and `of["name"]`, apart.
+pub(super) fn member(e: &Expr) -> Option<(&Expr, &str)> {
+    match e {
+        Expr::Select(s) => Some((&s.operand.expr, &s.field)),
+        Expr::Call(c) if c.func_name == "_[_]" && c.target.is_none() => match c.args.as_slice() {
+            [of, key] => match &key.expr {
+                Expr::Literal(LiteralValue::String(s)) => Some((&of.expr, s.inner())),
+                _ => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 struct Walk {
     facts: Facts,
     scope: Vec<String>,
@@ -126,9 +144,18 @@ impl Walk {
         }
     }
 
-    fn field(&mut self, of: &Expr, name: &str) {
-        if let Some(root) = self.free(of) {
-            self.facts.fields.insert((root.into(), name.into()));
+    /// `a.b["c"]` as its names, from a root that is free here.
+    fn path(&self, e: &Expr) -> Option<Vec<String>> {
+        let mut names = Vec::new();
+        let mut at = e;
+        loop {
+            let Some((of, name)) = member(at) else {
+                names.push(self.free(at)?.into());
+                names.reverse();
+                return Some(names);
+            };
+            names.push(name.into());
+            at = of;
         }
     }
 
@@ -138,21 +165,25 @@ impl Walk {
 
     fn expr(&mut self, e: &Expr, depth: usize) -> Result<(), &'static str> {
         if depth > MAX_DEPTH {
-            return Err("operations nest or chain deeper than 20; use brackets or a shorter expression");
+            return Err(TOO_DEEP);
+        }
+        if let Some(path) = self.path(e) {
+            // A chain of names costs what the same chain of operations does.
+            if depth + path.len() > MAX_DEPTH + 1 {
+                return Err(TOO_DEEP);
+            }
+            self.facts.roots.insert(path[0].clone());
+            if let Some(field) = path.get(1) {
+                self.facts.fields.insert((path[0].clone(), field.clone()));
+            }
+            self.facts.paths.insert(path);
+            return Ok(());
         }
         let depth = depth + 1;
         match e {
             Expr::Unspecified | Expr::Literal(_) => Ok(()),
-            Expr::Ident(_) => {
-                if let Some(root) = self.free(e) {
-                    self.facts.roots.insert(root.into());
-                }
-                Ok(())
-            }
-            Expr::Select(s) => {
-                self.field(&s.operand.expr, &s.field);
-                self.expr(&s.operand.expr, depth)
-            }
+            Expr::Ident(_) => Ok(()),
+            Expr::Select(s) => self.expr(&s.operand.expr, depth),
             Expr::Call(c) => {
                 match c.func_name.as_str() {
                     "_+_" => {
@@ -164,13 +195,6 @@ impl Walk {
                     }
                     "map" => return Err("`map` is not offered; use `all`, `exists`, `exists_one` or `filter`"),
                     "matches" => self.matches(c.args.last().map(|a| &a.expr))?,
-                    "_[_]" => {
-                        if let [of, key] = c.args.as_slice()
-                            && let Expr::Literal(LiteralValue::String(s)) = &key.expr
-                        {
-                            self.field(&of.expr, s.inner());
-                        }
-                    }
                     _ => {}
                 }
                 self.all(c.target.as_deref(), depth)?;

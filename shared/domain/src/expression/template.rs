@@ -1,7 +1,9 @@
 //! Templates: texts with `${{ expression }}` in them. A text that is exactly one expression keeps its type; `$${{` stands
-//! for a literal `${{`.
+//! for a literal `${{`. An expression that is a reference (`secrets.x`, `steps.x.outputs.y`) renders to its marker,
+//! unless the context holds `steps`: then it is computed like any other.
 
 use super::{Context, Expression, ExpressionError, kind};
+use crate::reference::Reference;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ enum Node {
 enum Piece {
     Literal(String),
     Computed(Arc<Expression>),
+    /// Filled in by whoever carries the step out; the expression is what validation looks at.
+    Reference(Reference, Arc<Expression>),
 }
 
 impl Template {
@@ -44,6 +48,13 @@ impl Template {
     pub fn expressions(&self) -> Vec<&Expression> {
         let mut out = Vec::new();
         collect(&self.node, &mut out);
+        out
+    }
+
+    /// Every reference in it, as the flow has it: a step's name is not yet that of the plan.
+    pub fn references(&self) -> Vec<&Reference> {
+        let mut out = Vec::new();
+        collect_references(&self.node, &mut out);
         out
     }
 
@@ -141,7 +152,16 @@ fn text_node(template: &str) -> Result<Node, ExpressionError> {
         if !literal.is_empty() {
             pieces.push(Piece::Literal(std::mem::take(&mut literal)));
         }
-        pieces.push(Piece::Computed(Arc::new(Expression::compile(&inner[..end])?)));
+        let source = &inner[..end];
+        pieces.push(match Reference::of(source) {
+            // A secret's name may hold `-`, which CEL would read as a minus.
+            Some(r @ Reference::Secret { .. }) if source.contains('-') && !source.contains('[') => {
+                let source = source.trim().replacen("secrets.", "secrets[\"", 1) + "\"]";
+                Piece::Reference(r, Arc::new(Expression::compile(&source)?))
+            }
+            Some(r) => Piece::Reference(r, Arc::new(Expression::compile(source)?)),
+            None => Piece::Computed(Arc::new(Expression::compile(source)?)),
+        });
         rest = &inner[end + 2..];
     }
     literal.push_str(rest);
@@ -179,7 +199,7 @@ fn collect<'n>(n: &'n Node, out: &mut Vec<&'n Expression>) {
     match n {
         Node::Fixed(_) => {}
         Node::Text(pieces) => out.extend(pieces.iter().filter_map(|p| match p {
-            Piece::Computed(e) => Some(&**e),
+            Piece::Computed(e) | Piece::Reference(_, e) => Some(&**e),
             Piece::Literal(_) => None,
         })),
         Node::List(l) => l.iter().for_each(|n| collect(n, out)),
@@ -187,18 +207,33 @@ fn collect<'n>(n: &'n Node, out: &mut Vec<&'n Expression>) {
     }
 }
 
+fn collect_references<'n>(n: &'n Node, out: &mut Vec<&'n Reference>) {
+    match n {
+        Node::Fixed(_) => {}
+        Node::Text(pieces) => out.extend(pieces.iter().filter_map(|p| match p {
+            Piece::Reference(r, _) => Some(r),
+            Piece::Literal(_) | Piece::Computed(_) => None,
+        })),
+        Node::List(l) => l.iter().for_each(|n| collect_references(n, out)),
+        Node::Map(m) => m.iter().for_each(|(_, n)| collect_references(n, out)),
+    }
+}
+
 fn render_node(n: &Node, context: &Context) -> Result<Value, ExpressionError> {
     Ok(match n {
         Node::Fixed(v) => v.clone(),
         Node::Text(pieces) => {
-            if let [Piece::Computed(e)] = pieces.as_slice() {
-                return e.eval(context);
+            match pieces.as_slice() {
+                [Piece::Computed(e)] => return e.eval(context),
+                [Piece::Reference(r, e)] if context.knows(r) => return e.eval(context),
+                _ => {}
             }
             let mut out = String::new();
             for p in pieces {
                 match p {
                     Piece::Literal(l) => out.push_str(l),
-                    Piece::Computed(e) => match e.eval(context)? {
+                    Piece::Reference(r, _) if !context.knows(r) => out.push_str(&context.marker(r)),
+                    Piece::Computed(e) | Piece::Reference(_, e) => match e.eval(context)? {
                         Value::String(s) => out.push_str(&s),
                         v @ (Value::Number(_) | Value::Bool(_)) => out.push_str(&v.to_string()),
                         other => {
