@@ -71,10 +71,12 @@ impl Identities {
             agents: key("agents-account.nk", KeyPairType::Account)?,
         };
         let all = || vec![">".to_owned()];
-        let dn = vec!["dn.>".to_owned()];
-        let up = vec!["up.>".to_owned(), "_INBOX.>".to_owned()];
+        // It speaks to agents and hears them; for hosts it reaches by SSH it carries both ways. What agents say counts by
+        // their signature, so to carry is not to forge.
+        let may_publish = vec!["dn.>".to_owned(), "up.>".to_owned()];
+        let may_hear = vec!["up.>".to_owned(), "dn.>".to_owned(), "_INBOX.>".to_owned()];
         me.write_creds(&me.services_creds(), &me.services, "services", &all(), &all())?;
-        me.write_creds(&me.agents_creds(), &me.agents, "executor", &dn, &up)?;
+        me.write_creds(&me.agents_creds(), &me.agents, "executor", &may_publish, &may_hear)?;
         let push = vec!["$SYS.REQ.CLAIMS.UPDATE".to_owned()];
         me.write_creds(&me.system_creds(), &me.system, "system", &push, &["_INBOX.>".to_owned()])?;
         Ok(me)

@@ -76,6 +76,8 @@ pub struct Settings {
     pub api: Api,
     pub health: HealthListen,
     pub executor: Executor,
+    pub ssh: Ssh,
+    pub vault: Vault,
     pub notifier: Notifier,
     pub telemetry: Telemetry,
 }
@@ -170,6 +172,53 @@ pub struct Executor {
     pub max_works: usize,
     /// Networks that `http.request` steps may reach although they are private (CIDR).
     pub allow_private_addresses: Vec<IpNet>,
+    /// Where the programs of plugins are. Unset: none is run.
+    pub plugins_dir: Option<PathBuf>,
+    /// The program that `ansible.playbook` steps run. Unset: such a step fails, because a playbook can run commands on the
+    /// executor's own machine.
+    pub ansible_playbook: Option<PathBuf>,
+}
+
+/// HashiCorp Vault (KV version 2), for secrets that are kept there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vault {
+    /// `https://vault.example.com:8200`. Unset: no secret can be kept there.
+    pub address: Option<String>,
+    /// A file that holds the token; read at every use, so it can be replaced.
+    pub token_file: Option<PathBuf>,
+    /// Certificates (PEM) of the authority that signed Vault's own; unset: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// For one answer.
+    pub timeout_s: Seconds,
+}
+
+impl Default for Vault {
+    fn default() -> Self {
+        Vault { address: None, token_file: None, ca_file: None, timeout_s: Seconds::new(5) }
+    }
+}
+
+/// Hosts that executors reach by SSH.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ssh {
+    /// The `windlass-agent` that is put on the hosts; unset: the one beside this program. For hosts of another processor
+    /// `<agent_binary>-<what uname -m says there>` is taken.
+    pub agent_binary: Option<PathBuf>,
+    /// Connections of one executor at the same time.
+    pub max_connections: usize,
+    /// A connection nobody needs is closed after this long.
+    pub idle_s: Seconds,
+    /// For one connection, with its handshake and login.
+    pub connect_s: Seconds,
+    /// For putting the agent on a host.
+    pub push_s: Seconds,
+    /// Hosts nobody needed are connected to this often, so that it is known before a release whether they answer; 0: never.
+    pub check_s: Seconds,
+    /// First and longest pause between two tries; it doubles in between.
+    pub retry_first_s: Seconds,
+    pub retry_max_s: Seconds,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -217,6 +266,8 @@ impl Default for Settings {
             api: Api::default(),
             health: HealthListen::default(),
             executor: Executor::default(),
+            ssh: Ssh::default(),
+            vault: Vault::default(),
             notifier: Notifier::default(),
             telemetry: Telemetry::default(),
         }
@@ -268,6 +319,22 @@ impl Default for Executor {
             resend_max_s: Seconds::new(15),
             max_works: 64,
             allow_private_addresses: vec![],
+            plugins_dir: None,
+            ansible_playbook: None,
+        }
+    }
+}
+impl Default for Ssh {
+    fn default() -> Self {
+        Ssh {
+            agent_binary: None,
+            max_connections: 200,
+            idle_s: Seconds::new(60),
+            connect_s: Seconds::new(15),
+            push_s: Seconds::new(300),
+            check_s: Seconds::new(900),
+            retry_first_s: Seconds::new(1),
+            retry_max_s: Seconds::new(60),
         }
     }
 }
@@ -358,6 +425,9 @@ impl Settings {
         let e = &self.executor;
         if !(e.suspect_s.get() <= e.disconnected_s.get() && e.disconnected_s.get() <= e.unknown_s.get()) {
             return bad("executor.suspect_s", "must hold suspect_s <= disconnected_s <= unknown_s");
+        }
+        if self.ssh.max_connections == 0 {
+            return bad("ssh.max_connections", "must be more than 0");
         }
         if self.nats.urls.is_empty() {
             return bad("nats.urls", "must name at least one server");

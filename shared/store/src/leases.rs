@@ -40,6 +40,22 @@ pub async fn check(tx: &mut Tx, lease: &Lease) -> Result<(), Error> {
         .await
 }
 
+/// Renews all leases with this prefix that the owner still holds; the answer is their names.
+pub async fn renew_all(store: &Store, prefix: &str, owner: &str, ttl: Duration) -> Result<Vec<String>, Error> {
+    let mut tx = store.write().await?;
+    let now = tx.now().await?;
+    let held: Vec<(String,)> = sql("UPDATE leases SET expires_at = $3
+         WHERE substr(name, 1, length($1)) = $1 AND owner = $2 AND expires_at >= $4 RETURNING name")
+    .bind(prefix)
+    .bind(owner)
+    .bind(now + ttl)
+    .bind(now)
+    .fetch_all(&mut tx)
+    .await?;
+    tx.commit().await?;
+    Ok(held.into_iter().map(|(n,)| n).collect())
+}
+
 /// Lets another take over at once.
 pub async fn release(store: &Store, lease: &Lease) -> Result<(), Error> {
     let mut tx = store.write().await?;
