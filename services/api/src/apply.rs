@@ -12,7 +12,7 @@ use windlass_contracts::http::{self as body, Change, Fault, FieldDiff};
 use windlass_domain::{
     access::{Permission, Target},
     catalog::{Document, Item, Kind, read},
-    event::{Aggregate, Severity},
+    event::{Aggregate, NewEvent, Severity},
     span::Place,
 };
 use windlass_store::{Tx, catalog, events};
@@ -63,15 +63,47 @@ fn fault(item: &Item, place: Place, at: &str, detail: String) -> Fault {
 /// what it would do.
 pub(crate) async fn apply(call: &Call, tx: &mut Tx, documents: &[Document]) -> Result<Vec<body::AppliedItem>, Fail> {
     authorise(call, tx, documents).await?;
+    save_all(&Author::of(call)?, tx, documents).await
+}
+
+/// Puts an earlier content back: an apply like any other.
+pub(crate) async fn restore(call: &Call, tx: &mut Tx, item: Item) -> Result<body::AppliedItem, Fail> {
+    let document = Document { item, place: Place { line: 1, column: 1 }, source: String::new() };
+    let done = apply(call, tx, std::slice::from_ref(&document)).await?;
+    done.into_iter().next().ok_or_else(|| Fail::Internal("an item vanished".into()))
+}
+
+/// Who saves: for revisions, and for events.
+#[derive(Debug, Clone)]
+pub(crate) struct Author {
+    /// `ann`, or `git:<commit>`.
+    pub(crate) name: String,
+    /// `person:ann`, or `git:<commit>`.
+    pub(crate) actor: String,
+    pub(crate) trace: Option<String>,
+}
+
+impl Author {
+    pub(crate) fn of(call: &Call) -> Result<Author, Fail> {
+        let who = call.who()?;
+        Ok(Author { name: who.actor.person.clone(), actor: who.name(), trace: Some(call.trace.clone()) })
+    }
+}
+
+/// [`apply`] where the rights are settled already.
+pub(crate) async fn save_all(
+    author: &Author,
+    tx: &mut Tx,
+    documents: &[Document],
+) -> Result<Vec<body::AppliedItem>, Fail> {
     check_references(tx, documents).await?;
-    let author = call.who()?.actor.person.clone();
     let mut out = Vec::new();
     for d in documents {
         let old = catalog::row(tx, d.item.kind(), &d.item.key()).await?;
         let (mut entry, over) = compare(&d.item, old.as_ref())?;
         if tx.is_write() && entry.change != Change::Unchanged {
-            entry.revision = catalog::save(tx, &d.item, over, false, &author, now()).await?.unsigned_abs();
-            saved(call, tx, &d.item, "catalog.saved", &entry).await?;
+            entry.revision = catalog::save(tx, &d.item, over, false, &author.name, now()).await?.unsigned_abs();
+            saved(author, tx, &d.item, "catalog.saved", &entry).await?;
         }
         out.push(entry);
     }
@@ -80,7 +112,7 @@ pub(crate) async fn apply(call: &Call, tx: &mut Tx, documents: &[Document]) -> R
 
 /// The event of a save or a removal.
 pub(crate) async fn saved(
-    call: &Call,
+    author: &Author,
     tx: &mut Tx,
     item: &Item,
     what: &str,
@@ -88,10 +120,20 @@ pub(crate) async fn saved(
 ) -> Result<(), Fail> {
     let id = format!("{}/{}", entry.kind, entry.key);
     let payload = json!({ "kind": entry.kind, "key": entry.key, "revision": entry.revision, "change": entry.change, "diff": entry.diff });
-    let mut e = call.event(Aggregate::Catalog, id, what, payload);
-    e.project = item.project().map(str::to_owned);
-    // A policy decides what needs approval, so its change is heard.
-    e.severity = if item.kind() == Kind::Policy { Severity::Notice } else { Severity::Info };
+    let e = NewEvent {
+        id: uuid::Uuid::now_v7().into(),
+        aggregate: Aggregate::Catalog,
+        aggregate_id: id,
+        what: what.into(),
+        project: item.project().map(str::to_owned),
+        environment: None,
+        // A policy decides what needs approval, so its change is heard.
+        severity: if item.kind() == Kind::Policy { Severity::Notice } else { Severity::Info },
+        actor: author.actor.clone(),
+        at: now(),
+        payload,
+        trace: author.trace.clone(),
+    };
     events::append(tx, e).await?;
     Ok(())
 }
@@ -196,6 +238,9 @@ async fn check_references(tx: &mut Tx, documents: &[Document]) -> Result<(), Fai
                 for (i, h) in e.hosts.iter().enumerate() {
                     missing(&format!("hosts[{i}]"), Kind::Host, h);
                 }
+                for (i, from) in e.promote_from.iter().enumerate() {
+                    missing(&format!("promote_from[{i}]"), Kind::Environment, &format!("{}/{from}", e.project));
+                }
                 for (i, g) in e.groups.iter().enumerate() {
                     missing(&format!("groups[{i}]"), Kind::HostGroup, g);
                 }
@@ -220,11 +265,13 @@ async fn check_references(tx: &mut Tx, documents: &[Document]) -> Result<(), Fai
                     .filter(|(project, _)| p.matches.fits_project(project))
                     .map(|(_, name)| name)
                     .collect();
-                for (i, name) in p.on_artifact.iter().enumerate().filter(|(_, n)| !names.contains(n.as_str())) {
+                let asked = [("on_artifact", &p.on_artifact), ("on_verified", &p.on_verified)];
+                let asked = asked.into_iter().flat_map(|(k, l)| l.iter().enumerate().map(move |(i, n)| (k, i, n)));
+                for (key, i, name) in asked.filter(|(_, _, n)| !names.contains(n.as_str())) {
                     let detail = format!(
                         "none of the policy's projects has an environment `{name}`; correct the name, or apply it too"
                     );
-                    faults.push(fault(&d.item, d.place, &format!("on_artifact[{i}]"), detail));
+                    faults.push(fault(&d.item, d.place, &format!("{key}[{i}]"), detail));
                 }
             }
             Item::Project(_) | Item::Host(_) | Item::Channel(_) | Item::Group(_) | Item::Plugin(_) => {}

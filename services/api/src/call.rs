@@ -27,7 +27,7 @@ use windlass_domain::{
     event::{Aggregate, NewEvent, Severity},
 };
 use windlass_runtime::Settings;
-use windlass_store::{Store, Tx, deployments, idempotency};
+use windlass_store::{Store, Tx, bundles, deployments, idempotency};
 
 /// What the path names.
 #[derive(Debug, Default)]
@@ -36,9 +36,17 @@ pub(crate) struct Found {
     pub(crate) project: Option<(String, String)>,
     pub(crate) deployment: Option<Box<deployments::Stored>>,
     pub(crate) command: Option<Box<Command>>,
+    pub(crate) bundle: Option<Box<bundles::Stored>>,
+    /// All projects of the bundle, with their groups.
+    pub(crate) projects: Vec<(String, String)>,
 }
 
 impl Found {
+    /// The permission on every project of the bundle.
+    pub(crate) fn all_may(&self, who: &Who, p: Permission) -> bool {
+        self.projects.iter().all(|(name, group)| who.actor.may(p, Target::Project { name, group }))
+    }
+
     pub(crate) fn target(&self) -> Target<'_> {
         match &self.project {
             Some((name, group)) => Target::Project { name, group },
@@ -138,6 +146,10 @@ impl Call {
 
     pub(crate) fn deployment(&self) -> Result<&deployments::Stored, Fail> {
         self.found.deployment.as_deref().ok_or_else(|| Problem::not_found().into())
+    }
+
+    pub(crate) fn bundle(&self) -> Result<&bundles::Stored, Fail> {
+        self.found.bundle.as_deref().ok_or_else(|| Problem::not_found().into())
     }
 
     /// For rows and items: the permission on this project (`None`: on what belongs to none).

@@ -29,15 +29,19 @@ pub(crate) async fn accept(tx: &mut Tx, c: &Command) -> Result<bool, Fail> {
     if !commands::insert(tx, c).await? {
         return Ok(false);
     }
-    let id = c.deployment.map(|d| d.to_string()).unwrap_or_default();
+    let (aggregate, id) = match &c.verb {
+        Verb::Bundle { bundle, .. } => (Aggregate::Bundle, bundle.to_string()),
+        _ => (Aggregate::Deployment, c.deployment.map(|d| d.to_string()).unwrap_or_default()),
+    };
     events::append(
         tx,
         NewEvent {
             id: Uuid::now_v7().into(),
-            aggregate: Aggregate::Deployment,
+            aggregate,
             aggregate_id: id,
             what: "command.accepted".into(),
-            project: Some(c.project.clone()),
+            // A bundle's is of several projects, and is not shown to who may see one.
+            project: (aggregate == Aggregate::Deployment).then(|| c.project.clone()),
             environment: c.environment.clone(),
             severity: Severity::Info,
             actor: c.actor.clone(),
@@ -53,6 +57,9 @@ pub(crate) async fn accept(tx: &mut Tx, c: &Command) -> Result<bool, Fail> {
 /// What was asked, for the record; signatures stay out of it.
 fn payload(v: &Verb) -> Value {
     let mut body = serde_json::to_value(v).unwrap_or_default();
+    for a in body.pointer_mut("/ask/approvals").and_then(Value::as_array_mut).into_iter().flatten() {
+        a.as_object_mut().and_then(|a| a.remove("signature"));
+    }
     if let Some(a) = body.get_mut("approval").and_then(Value::as_object_mut) {
         a.remove("signature");
     }
@@ -67,12 +74,23 @@ pub(crate) async fn ring(state: &State, verb: &str, id: CommandId) {
 /// Accepts a command of this call and answers with its outcome, or 202 when that is late.
 pub(crate) async fn submit(call: &Call, deployment: DeploymentId, environment: &str, verb: Verb) -> Answer {
     let (project, _) = call.project()?;
+    submit_to(call, project, Some(deployment), Some(environment), verb).await
+}
+
+/// [`submit`] of what is not about one deployment.
+pub(crate) async fn submit_to(
+    call: &Call,
+    project: &str,
+    deployment: Option<DeploymentId>,
+    environment: Option<&str>,
+    verb: Verb,
+) -> Answer {
     let name = verb.name();
     let command = Command {
         id: Uuid::now_v7().into(),
         project: project.to_owned(),
-        environment: Some(environment.to_owned()),
-        deployment: Some(deployment),
+        environment: environment.map(str::to_owned),
+        deployment,
         actor: call.who()?.name(),
         verb,
         created_at: now(),

@@ -19,10 +19,10 @@ use tracing::Instrument;
 use windlass_domain::{
     access::Permission,
     catalog::{Item, Kind},
-    ids::{CommandId, DeploymentId},
+    ids::{BundleId, CommandId, DeploymentId},
 };
 use windlass_runtime::telemetry;
-use windlass_store::{Tx, catalog, commands, deployments};
+use windlass_store::{Tx, bundles, catalog, commands, deployments};
 
 /// How long a client may take to send a body.
 const BODY_WAIT: Duration = Duration::from_secs(30);
@@ -55,6 +55,8 @@ pub enum On {
     Deployment,
     /// The project of the command `{id}`
     Command,
+    /// Every project of the bundle `{id}`: one that is not allowed refuses all.
+    Bundle,
     /// The project that `{kind}` and `{key}` name, or global.
     Catalog,
     /// `{scope}`: a project's, or global.
@@ -224,13 +226,19 @@ async fn admit(
     };
     let allowed = match on {
         On::Rows => who.actor.may_somewhere(permission),
+        On::Bundle => found.all_may(&who, permission),
         _ => who.actor.may(permission, found.target()),
     };
     if allowed {
         return Ok((Some(who), found));
     }
     // What may not be seen is answered like what does not exist.
-    if !matches!(on, On::Global | On::Rows) && !who.actor.may(Permission::View, found.target()) {
+    let sees = match on {
+        On::Global | On::Rows => true,
+        On::Bundle => found.all_may(&who, Permission::View),
+        _ => who.actor.may(Permission::View, found.target()),
+    };
+    if !sees {
         return Err(Problem::not_found().into());
     }
     let wanted = permission.as_str();
@@ -262,7 +270,7 @@ async fn find(tx: &mut Tx, on: On, params: &HashMap<String, String>) -> Result<O
             return Ok(group.map(|g| Found {
                 project: Some((project, g)),
                 deployment: Some(Box::new(d)),
-                command: None,
+                ..Found::default()
             }));
         }
         On::Command => {
@@ -272,8 +280,25 @@ async fn find(tx: &mut Tx, on: On, params: &HashMap<String, String>) -> Result<O
             let group = group_of(tx, &project).await?;
             return Ok(group.map(|g| Found {
                 project: Some((project, g)),
-                deployment: None,
                 command: Some(Box::new(c)),
+                ..Found::default()
+            }));
+        }
+        On::Bundle => {
+            let Ok(id) = get("id").parse::<BundleId>() else { return Ok(None) };
+            let Some(b) = bundles::get(tx, id).await? else { return Ok(None) };
+            let mut projects = Vec::new();
+            for m in &b.bundle.members {
+                // A member of a project that is gone may be seen by nobody but who sees everything.
+                projects.push((m.project.clone(), group_of(tx, &m.project).await?.unwrap_or_default()));
+            }
+            projects.sort();
+            projects.dedup();
+            return Ok(Some(Found {
+                project: projects.first().cloned(),
+                bundle: Some(Box::new(b)),
+                projects,
+                ..Found::default()
             }));
         }
         On::Catalog => match get("kind") {
@@ -284,7 +309,7 @@ async fn find(tx: &mut Tx, on: On, params: &HashMap<String, String>) -> Result<O
         },
         On::Secret => match get("scope").split_once('/') {
             Some(("project", p)) => p.to_owned(),
-            None if get("scope") == "channel" => return Ok(Some(Found::default())),
+            None if ["channel", "ssh"].contains(&get("scope")) => return Ok(Some(Found::default())),
             _ => return Ok(None),
         },
     };

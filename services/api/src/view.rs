@@ -297,6 +297,10 @@ pub(crate) fn command(c: &command::Command, outcome: Option<&command::CommandOut
         environment: c.environment.clone(),
         deployment: c.deployment.map(|d: DeploymentId| d.0),
         new_deployment: new.map(|d| d.0),
+        bundle: match &c.verb {
+            command::Verb::Bundle { bundle, .. } => Some(bundle.0),
+            _ => None,
+        },
         actor: c.actor.clone(),
         state: outcome.map_or("pending", |o| if o.accepted { "accepted" } else { "refused" }).into(),
         code: outcome.map(|o| o.code.clone()).unwrap_or_default(),

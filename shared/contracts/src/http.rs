@@ -308,6 +308,16 @@ pub struct DeploymentNew {
     /// Empty: all hosts of the environment.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Temporary hosts: catalogued ones that take part though they do not belong to the environment.
+    #[serde(default)]
+    pub add_hosts: Vec<String>,
+    /// Hosts of the environment that take no part.
+    #[serde(default)]
+    pub exclude_hosts: Vec<String>,
+    /// Values of the release's own scope, over all others.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Object>)]
+    pub values: BTreeMap<String, serde_json::Value>,
     #[serde(default)]
     pub not_before: Option<DateTime<Utc>>,
     #[serde(default)]
@@ -486,6 +496,8 @@ pub struct PlanView {
     pub digest: String,
     #[schema(value_type = Object)]
     pub plan: serde_json::Value,
+    /// Against what the hosts and the environment are now.
+    pub report: crate::preview::PlanReport,
 }
 
 /// Body of `approve` and `reject`. `digest` is the plan's, as the person saw it.
@@ -556,6 +568,9 @@ pub struct Command {
     pub deployment: Option<Uuid>,
     /// The deployment a `request` or `rollback` makes.
     pub new_deployment: Option<Uuid>,
+    /// The bundle it is about, or makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Uuid>,
     pub actor: String,
     /// pending, accepted or refused
     pub state: String,
@@ -634,6 +649,17 @@ pub struct Host {
     /// connected, suspect, disconnected, `never_seen` (enrolled only) or `no_agent`
     pub state: String,
     pub agent: Option<Agent>,
+    /// Release directory it reports as current.
+    #[serde(default)]
+    pub current: Option<String>,
+    /// It takes no new tasks.
+    #[serde(default)]
+    pub lock: Option<crate::preview::HostLock>,
+    /// Tasks offered to it or running there, and how many it takes at once.
+    #[serde(default)]
+    pub tasks: u32,
+    #[serde(default)]
+    pub max_tasks: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -2,10 +2,12 @@
 //! Shapes only ever grow; `tests/golden.rs` holds bytes of every version that was ever sent and proves they still read.
 
 pub mod audit;
+pub mod bundles;
 pub mod command;
 pub mod envelope;
 pub mod frames;
 pub mod http;
+pub mod preview;
 pub mod stdio;
 pub mod sealed;
 pub mod subjects;

@@ -135,6 +135,16 @@ pub async fn revisions(
     .await
 }
 
+/// One revision.
+pub async fn revision(tx: &mut Tx, kind: Kind, key: &str, revision: i64) -> Result<Option<Revision>, Error> {
+    sql("SELECT revision, doc, deleted, author, at FROM catalog_revisions WHERE kind = $1 AND key = $2 AND revision = $3")
+        .bind(kind.as_str())
+        .bind(key)
+        .bind(revision)
+        .fetch_optional(tx)
+        .await
+}
+
 /// Saves the revision after `over` (0: the key is new). [`Error::Conflict`] when somebody else saved in between.
 pub async fn save(
     tx: &mut Tx,

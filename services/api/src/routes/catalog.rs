@@ -185,7 +185,7 @@ pub(crate) async fn remove(call: Call) -> Answer {
         }
         let revision = catalog::save(&mut tx, &item, row.revision, true, &author, now()).await?.unsigned_abs();
         let entry = body::AppliedItem { kind: row.kind, key: row.key, change: body::Change::Changed, revision, diff: vec![] };
-        apply::saved(&call, &mut tx, &item, "catalog.removed", &entry).await?;
+        apply::saved(&apply::Author::of(&call)?, &mut tx, &item, "catalog.removed", &entry).await?;
     });
     done?;
     Ok(HttpResponse::NoContent().finish())

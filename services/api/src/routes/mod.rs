@@ -3,11 +3,14 @@
 
 mod access;
 mod artifacts;
+mod bundles;
 mod catalog;
 mod deployments;
 mod fleet;
+mod history;
 mod hooks;
 mod ops;
+mod promotions;
 mod streams;
 
 use crate::{
@@ -61,6 +64,8 @@ pub(crate) fn table() -> Table {
     add.to(&get, "/api/v1/catalog/{kind}", May(View, On::Rows), catalog::list);
     // Before the route whose key could swallow it.
     add.to(&get, "/api/v1/catalog/{kind}/{key}/revisions", May(View, On::Catalog), catalog::revisions);
+    add.to(&get, "/api/v1/catalog/{kind}/{key}/diff", May(View, On::Catalog), history::diff);
+    add.to(&post, "/api/v1/catalog/{kind}/{key}/revert", May(Define, On::Catalog), history::revert);
     add.to(&get, "/api/v1/catalog/{kind}/{key}", May(View, On::Catalog), catalog::get);
     add.to(&put, "/api/v1/catalog/{kind}/{key}", May(Define, On::Catalog), catalog::put);
     add.to(&delete, "/api/v1/catalog/{kind}/{key}", May(Define, On::Catalog), catalog::remove);
@@ -93,6 +98,20 @@ pub(crate) fn table() -> Table {
     add.to(&post, "/api/v1/deployments/{id}/abort", May(Operate, On::Deployment), deployments::abort);
     add.to(&post, "/api/v1/deployments/{id}/rollback", May(Operate, On::Deployment), deployments::rollback);
     add.to(&post, "/api/v1/deployments/{id}/override", May(Override, On::Deployment), deployments::override_hosts);
+
+    add.to(&get, "/api/v1/projects/{project}/promotions", May(View, On::Project), promotions::board);
+    add.to(&post, "/api/v1/projects/{project}/promotions", May(Trigger, On::Project), promotions::promote);
+    add.to(&post, "/api/v1/bundles", May(Trigger, On::Rows), bundles::create);
+    add.to(&get, "/api/v1/bundles", May(View, On::Rows), bundles::list);
+    add.to(&get, "/api/v1/bundles/{id}", May(View, On::Bundle), bundles::get);
+    add.to(&post, "/api/v1/bundles/{id}/approve", May(Approve, On::Bundle), bundles::approve);
+    add.to(&post, "/api/v1/bundles/{id}/reject", May(Approve, On::Bundle), bundles::reject);
+    add.to(&post, "/api/v1/bundles/{id}/cancel", May(Trigger, On::Bundle), bundles::cancel);
+    add.to(&post, "/api/v1/bundles/{id}/pause", May(Operate, On::Bundle), bundles::pause);
+    add.to(&post, "/api/v1/bundles/{id}/resume", May(Operate, On::Bundle), bundles::resume);
+    add.to(&post, "/api/v1/bundles/{id}/retry", May(Operate, On::Bundle), bundles::retry);
+    add.to(&post, "/api/v1/bundles/{id}/skip", May(Operate, On::Bundle), bundles::skip);
+    add.to(&post, "/api/v1/bundles/{id}/rollback", May(Operate, On::Bundle), bundles::rollback);
 
     add.to(&get, "/api/v1/hosts", May(View, On::Global), fleet::list);
     add.to(&post, "/api/v1/enroll-tokens", May(Admin, On::Global), fleet::make_token);
@@ -142,6 +161,8 @@ impl RouteAdder<'_> {
         catalog::apply,
         catalog::list,
         catalog::revisions,
+        history::diff,
+        history::revert,
         catalog::get,
         catalog::put,
         catalog::remove,
@@ -172,6 +193,19 @@ impl RouteAdder<'_> {
         deployments::abort,
         deployments::rollback,
         deployments::override_hosts,
+        promotions::board,
+        promotions::promote,
+        bundles::create,
+        bundles::list,
+        bundles::get,
+        bundles::approve,
+        bundles::reject,
+        bundles::cancel,
+        bundles::pause,
+        bundles::resume,
+        bundles::retry,
+        bundles::skip,
+        bundles::rollback,
         fleet::list,
         fleet::make_token,
         fleet::revoke,
