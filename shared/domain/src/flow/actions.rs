@@ -36,6 +36,10 @@ pub struct Parameter {
     pub required: bool,
     pub default: Preset,
     pub doc: &'static str,
+    /// May hold `secrets.<name>`: it is filled in when the step runs and never seen in a process list, URL or log.
+    pub secret: bool,
+    /// May hold outputs of earlier steps. What a step runs, and as whom, is fixed when the plan is approved.
+    pub late: bool,
 }
 
 /// A default value.
@@ -74,10 +78,21 @@ pub enum Kind {
 }
 
 const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Parameter {
-    Parameter { name, kind, required: true, default: Preset::None, doc }
+    Parameter { name, kind, required: true, default: Preset::None, doc, secret: false, late: late(kind) }
 }
 const fn optional(name: &'static str, kind: Kind, default: Preset, doc: &'static str) -> Parameter {
-    Parameter { name, kind, required: false, default, doc }
+    Parameter { name, kind, required: false, default, doc, secret: false, late: late(kind) }
+}
+const fn late(kind: Kind) -> bool {
+    matches!(kind, Kind::Text | Kind::TextList | Kind::TextMap | Kind::Url)
+}
+/// That may hold secrets.
+const fn secret(p: Parameter) -> Parameter {
+    Parameter { secret: true, ..p }
+}
+/// Whose value is known when the plan is made.
+const fn planned(p: Parameter) -> Parameter {
+    Parameter { late: false, ..p }
 }
 
 const SCRIPT_ENV: (&str, &str) = (
@@ -136,8 +151,9 @@ pub const ACTIONS: &[Action] = &[
         site: Site::Host,
         doc: "Restarts a systemd unit, or runs a command where there is no systemd. Takes one of the two.",
         parameters: &[
-            optional("unit", Kind::Text, Preset::None, "Name of the systemd unit."),
-            optional("command", Kind::TextList, Preset::None, "Program and arguments; no shell reads them."),
+            planned(optional("unit", Kind::Text, Preset::None, "Name of the systemd unit.")),
+            planned(optional("command", Kind::TextList, Preset::None, "Program and arguments; no shell reads them.")),
+            planned(optional("account", Kind::Text, Preset::None, "Account of the project that runs it.")),
         ],
         added: &[SCRIPT_ENV],
         timeout_s: 120,
@@ -148,15 +164,22 @@ pub const ACTIONS: &[Action] = &[
         doc: "Runs a script with an interpreter. Values reach it by `args` and `env`.",
         parameters: &[
             required("run", Kind::Script, "The script. It holds no expressions."),
-            optional(
+            planned(optional(
                 "interpreter",
                 Kind::Text,
                 Preset::Text("bash"),
                 "Program that reads it: a name on PATH or a path.",
-            ),
+            )),
             optional("args", Kind::TextList, Preset::EmptyList, "Arguments of the script."),
-            optional("env", Kind::TextMap, Preset::EmptyMap, "Environment of the script."),
-            optional("user", Kind::Text, Preset::None, "Account that runs it, if the host's policy allows it."),
+            secret(optional("env", Kind::TextMap, Preset::EmptyMap, "Environment of the script.")),
+            secret(optional("stdin", Kind::Text, Preset::None, "What the script reads on its standard input.")),
+            planned(optional(
+                "user",
+                Kind::Text,
+                Preset::None,
+                "System user that runs it, if the host's policy allows it.",
+            )),
+            planned(optional("account", Kind::Text, Preset::None, "Account of the project that runs it.")),
         ],
         added: &[SCRIPT_ENV],
         timeout_s: 600,
@@ -167,7 +190,13 @@ pub const ACTIONS: &[Action] = &[
         doc: "Writes a file by write, fsync and rename.",
         parameters: &[
             required("path", Kind::Path, "Absolute, or relative to <root>/shared."),
-            required("content", Kind::Text, "What the file holds."),
+            secret(required("content", Kind::Text, "What the file holds.")),
+            optional(
+                "encoding",
+                Kind::OneOf(&["text", "base64"]),
+                Preset::None,
+                "Whether `content` is the text itself (when absent) or base64 of the bytes.",
+            ),
             optional("mode", Kind::Mode, Preset::Text("0644"), "Octal permissions, as text."),
         ],
         added: &[],
@@ -199,8 +228,8 @@ pub const ACTIONS: &[Action] = &[
                 Preset::Text("GET"),
                 "HTTP method.",
             ),
-            optional("headers", Kind::TextMap, Preset::EmptyMap, "Headers to send."),
-            optional("body", Kind::Text, Preset::None, "Body to send."),
+            secret(optional("headers", Kind::TextMap, Preset::EmptyMap, "Headers to send.")),
+            secret(optional("body", Kind::Text, Preset::None, "Body to send.")),
             optional(
                 "expect_status",
                 Kind::Integer { min: 100, max: 599 },
@@ -212,6 +241,46 @@ pub const ACTIONS: &[Action] = &[
         ],
         added: &[],
         timeout_s: 60,
+    },
+    Action {
+        name: "ansible.playbook",
+        site: Site::Central,
+        doc: "Runs an Ansible playbook from the executor against the deployment's hosts; their labels are groups (`role_web`).",
+        parameters: &[
+            required(
+                "playbook",
+                Kind::Script,
+                "The playbook. It holds no expressions; Ansible's own `{{ }}` reads `vars`.",
+            ),
+            secret(optional(
+                "vars",
+                Kind::TextMap,
+                Preset::EmptyMap,
+                "Variables, as texts that Ansible takes as they are. `windlass_version` and others come on top.",
+            )),
+            optional(
+                "connection",
+                Kind::OneOf(&["ssh", "local"]),
+                Preset::Text("ssh"),
+                "By `ssh` as the catalog's hosts say, or on the executor's own machine.",
+            ),
+            optional("become", Kind::OneOf(&["yes", "no"]), Preset::Text("no"), "Run tasks as another user."),
+            planned(optional(
+                "become_user",
+                Kind::Text,
+                Preset::None,
+                "The user that `become` becomes; root when absent.",
+            )),
+            planned(optional("tags", Kind::TextList, Preset::EmptyList, "Only tasks with one of these tags.")),
+            optional(
+                "check",
+                Kind::OneOf(&["yes", "no"]),
+                Preset::Text("no"),
+                "Change nothing, only say what would change.",
+            ),
+        ],
+        added: &[],
+        timeout_s: 3600,
     },
     Action {
         name: "notify",

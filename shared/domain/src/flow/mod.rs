@@ -1,10 +1,11 @@
 //! Flows: the reusable definition of a release, as validated data. `parse` reads the YAML; a `Flow` value is always valid.
 
 pub mod actions;
-pub(crate) mod calls;
 pub(crate) mod parse;
+pub mod schema;
 
 pub use parse::{FlowError, parse};
+pub use schema::json_schema;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Flows that read, and a table of those that do not, with place and remedy.
 
 use super::*;
-use crate::flow::actions::ACTIONS;
+use crate::flow::{Budget, Confirm, StepKind, actions::ACTIONS};
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -1,17 +1,22 @@
-//! The `uses`, `with`, `if` and `timeout` of a step, checked against the table of actions and the inputs of the flow.
+//! The `uses`, `with`, `if` and `timeout` of a step, checked against the table of actions.
 
 use super::{
-    Call, HostStep, Input,
-    actions::{self, Action, Kind, Parameter},
-    parse::seconds,
+    MAX_TIMEOUT_S, Reader,
+    names::{Code, Position, Use},
+    seconds, truth,
 };
 use crate::{
+    artifact::is_name,
     expression::{Expression, Template},
+    flow::{
+        Call, HostStep, StepKind, Subflow,
+        actions::{self, Action, Kind, Parameter},
+    },
     span::{Place, suggestion},
-    yaml::{Fields, Node, Problems, Value, join, shorten},
+    yaml::{Fields, Node, Value, join, shorten},
 };
 use serde_json::{Map, Value as Json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Where a step stands, which decides the actions it may use and the names it may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,21 +26,10 @@ pub(super) enum Seat {
     Rollback,
 }
 
-const MAX_TIMEOUT_S: u64 = 7 * 86_400;
 /// What a step gets on top of the time its own parameters ask for.
 const TIMEOUT_MARGIN_S: u64 = 30;
-
-/// Fields of the roots whose shape is fixed.
-pub(crate) const ARTIFACT_FIELDS: [&str; 9] =
-    ["version", "url", "digest", "size", "dir", "built_at", "git_ref", "commit", "committer"];
-pub(crate) const RELEASE_FIELDS: [&str; 4] = ["version", "kind", "flow", "created_by"];
-pub(crate) const HOST_FIELDS: [&str; 4] = ["name", "address", "labels", "values"];
-
-/// What is known while steps are read.
-pub(super) struct Reading<'r> {
-    pub inputs: &'r BTreeMap<String, Input>,
-    pub problems: &'r mut Problems,
-}
+/// A plugin says itself how long it may take; this is the most where the step says nothing.
+const PLUGIN_TIMEOUT_S: u32 = 3600;
 
 /// A host step whose id may still have to be made unique.
 pub(super) struct Read {
@@ -51,7 +45,7 @@ pub(super) fn free_id(id: &str, taken: &BTreeSet<String>) -> String {
     std::iter::once(id.to_string()).chain(numbered).find(|i| !taken.contains(i)).unwrap_or_default()
 }
 
-impl Reading<'_> {
+impl Reader<'_> {
     pub(super) fn host_step(&mut self, node: &Node, path: &str, seat: Seat) -> Option<Read> {
         let mut f = Fields::of(node, path, "a host step", self.problems)?;
         let id = f.take("id").map(|n| (n, n.as_word().filter(|t| is_step_id(t))));
@@ -59,22 +53,9 @@ impl Reading<'_> {
             let rule = "1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit";
             self.problems.add(n.place, &f.path_of("id"), format!("must be an id ({rule}), not {}", n.kind()));
         }
-        let condition = self.condition(&mut f, seat);
+        let condition = self.condition(&mut f, "if", Position::HostCondition);
         let call = self.call(&mut f, seat);
-        let always = match f.take("always") {
-            None => false,
-            Some(n) => match n.value {
-                Value::Bool(b) => b,
-                _ => {
-                    self.problems.add(
-                        n.place,
-                        &f.path_of("always"),
-                        format!("must be true or false, not {}", n.kind()),
-                    );
-                    false
-                }
-            },
-        };
+        let always = f.take("always").is_some_and(|n| truth(n, &f.path_of("always"), self.problems));
         let (place, named) = (id.as_ref().map_or(f.place, |(n, _)| n.place), id.is_some());
         f.finish(self.problems);
         let call = call?;
@@ -82,10 +63,10 @@ impl Reading<'_> {
         Some(Read { step: HostStep { id, condition, call, always }, id_place: place, named })
     }
 
-    /// `if:`, with or without `${{ }}` around it.
-    pub(super) fn condition(&mut self, f: &mut Fields<'_>, seat: Seat) -> Option<String> {
-        let n = f.take("if")?;
-        let path = f.path_of("if");
+    /// An expression that must be true or false, with or without `${{ }}` around it.
+    pub(super) fn condition(&mut self, f: &mut Fields<'_>, key: &'static str, position: Position) -> Option<String> {
+        let n = f.take(key)?;
+        let path = f.path_of(key);
         let text = match &n.value {
             Value::Text(t) => t.trim(),
             Value::Bool(b) => return Some(b.to_string()),
@@ -98,7 +79,7 @@ impl Reading<'_> {
         let inner = text.strip_prefix("${{").and_then(|t| t.strip_suffix("}}")).map_or(text, str::trim);
         match Expression::compile(inner) {
             Ok(e) => {
-                self.names(&[&e], seat, n.place, &path);
+                self.uses.push(Use::new(Code::Expression(e), position, n.place, &path, self.step.as_deref()));
                 Some(inner.into())
             }
             Err(e) => {
@@ -108,10 +89,73 @@ impl Reading<'_> {
         }
     }
 
-    pub(super) fn call(&mut self, f: &mut Fields<'_>, seat: Seat) -> Option<Call> {
+    /// A step that is run once: a built-in action, a plugin or another flow.
+    pub(super) fn central(&mut self, f: &mut Fields<'_>) -> Option<StepKind> {
+        let name = f.take("uses").and_then(|n| n.as_text().map(|t| (n, t)));
+        if let Some((n, flow)) = name.and_then(|(n, t)| t.strip_prefix("flow/").map(|t| (n, t))) {
+            return self.subflow(f, n, flow).map(StepKind::Subflow);
+        }
+        self.call(f, Seat::Central).map(StepKind::Central)
+    }
+
+    fn subflow(&mut self, f: &mut Fields<'_>, uses: &Node, flow: &str) -> Option<Subflow> {
+        let path = f.path_of("uses");
+        let with = f.take("with").map(|n| self.free_map(n, &f.path_of("with"), Position::SubflowWith));
+        if f.take("timeout").is_some() {
+            let text = "a subflow has no `timeout` of its own; its steps have";
+            self.problems.add(f.take("timeout").map_or(uses.place, |n| n.place), &f.path_of("timeout"), text);
+        }
+        if !is_name(flow) {
+            let text = format!("`flow/{}` names no flow; write `flow/<name>` of a flow of this project", shorten(flow));
+            self.problems.add(uses.place, &path, text);
+            return None;
+        }
+        if self.flow == Some(flow) {
+            self.problems.add(uses.place, &path, "a flow cannot use itself; to do it again write `repeat`");
+            return None;
+        }
+        Some(Subflow { flow: flow.into(), with: with.unwrap_or_else(|| Some(Map::new()))? })
+    }
+
+    /// A map whose keys are somebody else's, with templates as values.
+    pub(super) fn free_map(&mut self, node: &Node, path: &str, position: Position) -> Option<Map<String, Json>> {
+        let Value::Map(entries) = &node.value else {
+            self.problems.add(node.place, path, format!("must be a map of keys and values, not {}", node.kind()));
+            return None;
+        };
+        let mut out = Map::new();
+        for (key, n) in entries {
+            let path = join(path, &shorten(&key.name));
+            if key.name.is_empty() || key.name.len() > 63 {
+                self.problems.add(key.place, &path, "a key has 1 to 63 characters; write a shorter one");
+            }
+            let value = n.to_json();
+            if let Some(t) = self.template(n, &path, &value) {
+                self.uses.push(Use::new(Code::Template(t), position, n.place, &path, self.step.as_deref()));
+                out.insert(key.name.clone(), value);
+            }
+        }
+        Some(out)
+    }
+
+    fn template(&mut self, n: &Node, path: &str, value: &Json) -> Option<Template> {
+        match Template::compile(value) {
+            Ok(t) => Some(t),
+            Err(e) => {
+                self.problems.add(n.place, path, e.to_string());
+                None
+            }
+        }
+    }
+
+    fn call(&mut self, f: &mut Fields<'_>, seat: Seat) -> Option<Call> {
         let uses = f.take("uses");
         let with = f.take("with");
         let timeout = f.take("timeout").map(|n| (n, seconds(n, &f.path_of("timeout"), MAX_TIMEOUT_S, self.problems)));
+        if let Some((n, Some(0))) = timeout {
+            self.problems.add(n.place, &f.path_of("timeout"), "must be longer than 0s");
+        }
+        let timeout = timeout.and_then(|(_, s)| s);
         let Some(uses) = uses else {
             let text = format!("a step needs `uses: <action>`; actions here are: {}", allowed(seat));
             self.problems.add(f.place, &f.path, text);
@@ -122,6 +166,18 @@ impl Reading<'_> {
             self.problems.add(uses.place, &path, format!("must be the name of an action, not {}", uses.kind()));
             return None;
         };
+        if name.starts_with("flow/") || name.starts_with("plugin/") {
+            if seat != Seat::Central {
+                let text = format!(
+                    "`{}` runs centrally, but all steps of a rollout must be host actions; make it a step of its own \
+                     before or after the rollout",
+                    shorten(name)
+                );
+                self.problems.add(uses.place, &path, text);
+                return None;
+            }
+            return self.plugin(uses, name, &path, with, &f.path_of("with"), timeout);
+        }
         let Some(action) = actions::find(name) else {
             let near = suggestion(name, actions::ACTIONS.iter().map(|a| a.name));
             let text = format!("there is no action `{}`{near}; actions here are: {}", shorten(name), allowed(seat));
@@ -147,11 +203,38 @@ impl Reading<'_> {
             _ => {}
         }
         let with = self.with(with, uses.place, &f.path_of("with"), action, seat)?;
-        if let Some((n, Some(0))) = timeout {
-            self.problems.add(n.place, &f.path_of("timeout"), "must be longer than 0s");
-        }
-        let timeout_s = timeout.and_then(|(_, s)| s).unwrap_or_else(|| default_timeout(action, &with));
+        let timeout_s = timeout.unwrap_or_else(|| default_timeout(action, &with));
         Some(Call { uses: name.into(), with, timeout_s })
+    }
+
+    fn plugin(
+        &mut self,
+        uses: &Node,
+        name: &str,
+        path: &str,
+        with: Option<&Node>,
+        path_of_with: &str,
+        timeout: Option<u32>,
+    ) -> Option<Call> {
+        let (plugin, version) = match name.trim_start_matches("plugin/").split_once('@') {
+            Some((n, v)) => (n, Some(v)),
+            None => (name.trim_start_matches("plugin/"), None),
+        };
+        let fits = |v: &str| {
+            (1..=64).contains(&v.len())
+                && v.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'+' | b'_'))
+        };
+        let with = match with {
+            None => Map::new(),
+            Some(n) => self.free_map(n, path_of_with, Position::Plugin)?,
+        };
+        if !is_name(plugin) || version.is_some_and(|v| !fits(v)) {
+            let text =
+                format!("`{}` names no plugin; write `plugin/<name>` or `plugin/<name>@<version>`", shorten(name));
+            self.problems.add(uses.place, path, text);
+            return None;
+        }
+        Some(Call { uses: name.into(), with, timeout_s: timeout.unwrap_or(PLUGIN_TIMEOUT_S) })
     }
 
     fn with(
@@ -187,9 +270,7 @@ impl Reading<'_> {
             } else {
                 f.finish(self.problems);
             }
-            if action.name == "service.restart" && out.contains_key("unit") && out.contains_key("command") {
-                self.problems.add(place_of("command"), path, "takes `unit` or `command`, not both; remove one");
-            }
+            self.one_of(&out, action, &place_of, path);
         }
         let has = |name: &str| node.is_some_and(|n| n.get(name).is_some_and(|n| !matches!(n.value, Value::Null)));
         for p in action.parameters.iter().filter(|p| p.required && !has(p.name)) {
@@ -203,6 +284,15 @@ impl Reading<'_> {
         Some(out)
     }
 
+    fn one_of(&mut self, with: &Map<String, Json>, action: &Action, place_of: &dyn Fn(&str) -> Place, path: &str) {
+        if action.name == "service.restart" && with.contains_key("unit") && with.contains_key("command") {
+            self.problems.add(place_of("command"), path, "takes `unit` or `command`, not both; remove one");
+        }
+        if action.name == "script" && with.contains_key("user") && with.contains_key("account") {
+            self.problems.add(place_of("account"), path, "takes `user` or `account`, not both; remove one");
+        }
+    }
+
     fn parameter(&mut self, n: &Node, path: &str, p: &'static Parameter, seat: Seat) -> Option<Json> {
         let value = written(n, p.kind);
         if p.kind == Kind::Script && value.as_str().is_some_and(|t| t.contains("${{")) {
@@ -210,16 +300,8 @@ impl Reading<'_> {
             self.problems.add(n.place, path, text);
             return None;
         }
-        let template = match Template::compile(&value) {
-            Ok(t) => t,
-            Err(e) => {
-                self.problems.add(n.place, path, e.to_string());
-                return None;
-            }
-        };
-        let expressions = template.expressions();
-        self.names(&expressions, seat, n.place, path);
-        if expressions.is_empty() {
+        let template = self.template(n, path, &value)?;
+        if template.expressions().is_empty() {
             if let Err(e) = p.resolve(&value) {
                 self.problems.add(n.place, path, e);
                 return None;
@@ -227,6 +309,9 @@ impl Reading<'_> {
         } else if let (Kind::TextList, Json::Object(_)) | (Kind::TextMap, Json::Array(_)) = (p.kind, &value) {
             self.problems.add(n.place, path, format!("has the wrong shape: {}", n.kind()));
         }
+        let position =
+            Position::Parameter { host: seat != Seat::Central, rollback: seat == Seat::Rollback, parameter: p };
+        self.uses.push(Use::new(Code::Template(template), position, n.place, path, self.step.as_deref()));
         if p.name == "env" {
             self.environment(n, path);
         }
@@ -245,49 +330,6 @@ impl Reading<'_> {
                 self.problems.add(key.place, path, text);
             } else if name.starts_with("WINDLASS_") || name == "TASK_KEY" {
                 self.problems.add(key.place, path, format!("`{name}` is set by Windlass itself; use another name"));
-            }
-        }
-    }
-
-    /// Do all names an expression reads exist here?
-    fn names(&mut self, expressions: &[&Expression], seat: Seat, place: Place, path: &str) {
-        let roots: &[&str] = match seat {
-            Seat::Central => &["inputs", "artifact", "release", "env"],
-            Seat::Host | Seat::Rollback => &["inputs", "artifact", "release", "env", "host"],
-        };
-        for e in expressions {
-            for r in e.roots().iter().filter(|r| !roots.contains(&r.as_str())) {
-                let text = if r == "host" {
-                    format!("`{}` reads `host`, which only the steps of a rollout have", e.source())
-                } else {
-                    let near = suggestion(r, roots.iter().copied());
-                    format!(
-                        "`{}` reads `{}`, which does not exist{near}; there are: {}",
-                        e.source(),
-                        shorten(r),
-                        roots.join(", ")
-                    )
-                };
-                self.problems.add(place, path, text);
-            }
-            for (root, field) in e.fields() {
-                let known: Vec<&str> = match root.as_str() {
-                    "inputs" => self.inputs.keys().map(String::as_str).collect(),
-                    "artifact" => ARTIFACT_FIELDS.into(),
-                    "release" => RELEASE_FIELDS.into(),
-                    "host" if seat != Seat::Central => HOST_FIELDS.into(),
-                    _ => continue,
-                };
-                if !known.contains(&field.as_str()) {
-                    let near = suggestion(field, known.iter().copied());
-                    let list = if known.is_empty() { "the flow has no inputs".into() } else { known.join(", ") };
-                    let text = format!(
-                        "`{}` reads `{root}.{}`, which is not declared{near}; known: {list}",
-                        e.source(),
-                        shorten(field)
-                    );
-                    self.problems.add(place, path, text);
-                }
             }
         }
     }
@@ -317,7 +359,9 @@ fn default_timeout(action: &Action, with: &Map<String, Json>) -> u32 {
 
 fn allowed(seat: Seat) -> String {
     let fits = |a: &&Action| if seat == Seat::Central { a.central() } else { a.on_host() };
-    actions::ACTIONS.iter().filter(fits).map(|a| a.name).collect::<Vec<_>>().join(", ")
+    let more: &[&str] = if seat == Seat::Central { &["flow/<name>", "plugin/<name>@<version>"] } else { &[] };
+    let all = actions::ACTIONS.iter().filter(fits).map(|a| a.name).chain(more.iter().copied());
+    all.collect::<Vec<_>>().join(", ")
 }
 
 fn is_step_id(s: &str) -> bool {
