@@ -39,6 +39,14 @@ pub struct Release {
     /// Values of the release's own scope: the innermost one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, serde_json::Value>,
+    /// Temporary hosts, and hosts of the environment that take no part: asked for with the release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add_hosts: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude_hosts: Vec<String>,
+    /// The plugins its steps use, frozen, by the step's `uses`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plugins: BTreeMap<String, crate::plugin::Plugin>,
     pub created_at: Timestamp,
     pub created_by: String,
 }

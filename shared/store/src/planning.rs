@@ -1,20 +1,30 @@
-//! From the catalog to a plan: what a release would do to an environment as both are now.
+//! From the catalog to a plan: what a release would do to an environment as both are now. The scheduler plans what it runs
+//! with it, the api what it shows before anything is requested: the same code, so the same digest.
 
-use crate::{Error, Tx, catalog};
+use crate::{Error, Tx, agents, artifacts, catalog, sessions};
 use std::collections::{BTreeMap, BTreeSet};
 use windlass_domain::{
+    Timestamp,
     approval::ApprovalRule,
     artifact::Artifact,
-    catalog::{Environment, Host, Item, Kind, Policy},
+    catalog::{
+        Connectivity, ConnectivityCheck, Environment, Group, Host, HostGroup, Item, Kind, Policy, Project,
+        TemporaryHosts,
+    },
     deployment::PlanFacts,
     flow::Flow,
-    plan::{self, HostFacts, Plan},
+    ids::{ArtifactId, ReleaseId},
+    plan::{self, HostFacts, LeftOut, Plan, Surroundings},
     release::{Release, ReleaseKind, RollbackMode},
-    selector::Selector,
+    targets::{self, Fleet, Wish},
+    values::{Explained, Layers},
 };
 
 /// A week: how long a deployment may wait before it expires, unless a policy says otherwise.
 const DEFAULT_EXPIRY_S: u64 = 7 * 24 * 3600;
+
+/// Hosts that are read one by one; for more, all are read at once.
+const ONE_BY_ONE: usize = 50;
 
 /// Why no plan can be made; the text is for the person who asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +37,14 @@ pub struct Snapshot {
     /// Changes with every save of the catalog: a plan made from this snapshot is current as long as the stamp is.
     pub stamp: i64,
     pub environment: Environment,
-    hosts: Vec<Host>,
+    project: Option<Project>,
+    group: Option<Group>,
+    hosts: BTreeMap<String, Host>,
+    groups: BTreeMap<String, HostGroup>,
     policies: Vec<Policy>,
+    /// When the agent of a host was last heard; nothing for a host without a live agent.
+    heard: BTreeMap<String, Timestamp>,
+    now: Timestamp,
 }
 
 /// A plan with what the deployment keeps of it.
@@ -39,10 +55,76 @@ pub struct Planned {
     pub stamp: i64,
     pub expires_s: u64,
     pub pool: String,
+    /// Hosts whose agent is not connected although a check asks for it: left out of the plan, or in it all the same.
+    pub unconnected: Vec<String>,
+}
+
+/// What a release is made of, before it has an id.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
+    pub project: &'a str,
+    pub environment: &'a str,
+    pub artifact: ArtifactId,
+    pub kind: ReleaseKind,
+    pub inputs: &'a BTreeMap<String, serde_json::Value>,
+    pub values: &'a BTreeMap<String, serde_json::Value>,
+    pub hosts: &'a [String],
+    pub add_hosts: &'a [String],
+    pub exclude_hosts: &'a [String],
+    pub at: Timestamp,
+    /// The person, without `person:`.
+    pub by: &'a str,
+}
+
+/// Makes the release that is asked for and its plan. Nothing is stored.
+pub async fn prepare(
+    tx: &mut Tx,
+    id: ReleaseId,
+    ask: &Ask<'_>,
+) -> Result<Result<(Release, Planned), Unplannable>, Error> {
+    let artifact = match artifacts::by_id(tx, ask.artifact).await? {
+        Some(a) if a.project == ask.project => a,
+        _ => return Ok(Err(Unplannable(format!("project {:?} has no such artifact", ask.project)))),
+    };
+    let snapshot = match Snapshot::read(tx, ask.project, ask.environment, ask.add_hosts).await? {
+        Ok(s) => s,
+        Err(e) => return Ok(Err(e)),
+    };
+    let (flow, flow_revision) = match flow_of(tx, &snapshot.environment).await? {
+        Ok(f) => f,
+        Err(e) => return Ok(Err(e)),
+    };
+    let plugins = match crate::plugins::pin(tx, &flow).await? {
+        Ok(p) => p,
+        Err(e) => return Ok(Err(e)),
+    };
+    let release = Release {
+        id,
+        project: ask.project.to_owned(),
+        version: artifact.version.clone(),
+        kind: ask.kind,
+        artifact: artifact.id,
+        flow_revision,
+        flow,
+        inputs: ask.inputs.clone(),
+        values: ask.values.clone(),
+        add_hosts: ask.add_hosts.to_vec(),
+        exclude_hosts: ask.exclude_hosts.to_vec(),
+        plugins,
+        created_at: ask.at,
+        created_by: ask.by.to_owned(),
+    };
+    Ok(snapshot.plan(&release, &artifact, None, ask.hosts).map(|p| (release, p)))
 }
 
 impl Snapshot {
-    pub async fn read(tx: &mut Tx, project: &str, environment: &str) -> Result<Result<Snapshot, Unplannable>, Error> {
+    /// `others`: hosts to know besides those of the environment.
+    pub async fn read(
+        tx: &mut Tx,
+        project: &str,
+        environment: &str,
+        others: &[String],
+    ) -> Result<Result<Snapshot, Unplannable>, Error> {
         let stamp = catalog::stamp(tx).await?;
         let Some(Item::Environment(env)) = item(tx, Kind::Environment, &format!("{project}/{environment}")).await?
         else {
@@ -51,24 +133,35 @@ impl Snapshot {
             let text = format!("project {project:?} has no environment {environment:?} (it has: {})", known.join(", "));
             return Ok(Err(Unplannable(text)));
         };
-        let mut hosts = Vec::new();
-        let mut policies = Vec::new();
-        if env.selector.is_some() {
+        let project = match item(tx, Kind::Project, project).await? {
+            Some(Item::Project(p)) => Some(p),
+            _ => None,
+        };
+        let group = match &project {
+            Some(p) => match item(tx, Kind::Group, &p.group).await? {
+                Some(Item::Group(g)) => Some(g),
+                _ => None,
+            },
+            None => None,
+        };
+        let (mut hosts, mut groups, mut policies) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for name in &env.groups {
+            if let Some(Item::HostGroup(g)) = item(tx, Kind::HostGroup, name).await? {
+                groups.insert(name.clone(), g);
+            }
+        }
+        let named: BTreeSet<&String> =
+            env.hosts.iter().chain(groups.values().flat_map(|g| &g.hosts)).chain(others).collect();
+        if env.selector.is_some() || named.len() > ONE_BY_ONE {
             for i in catalog::all(tx, Kind::Host).await? {
                 if let Item::Host(h) = i {
-                    hosts.push(h);
+                    hosts.insert(h.name.clone(), h);
                 }
             }
         } else {
-            for name in &env.hosts {
-                match item(tx, Kind::Host, name).await? {
-                    Some(Item::Host(h)) => hosts.push(h),
-                    _ => {
-                        let text = format!(
-                            "environment {project}/{environment} names host {name:?}, which is not in the catalog"
-                        );
-                        return Ok(Err(Unplannable(text)));
-                    }
+            for name in named {
+                if let Some(Item::Host(h)) = item(tx, Kind::Host, name).await? {
+                    hosts.insert(name.clone(), h);
                 }
             }
         }
@@ -79,41 +172,61 @@ impl Snapshot {
                 policies.push(p);
             }
         }
-        Ok(Ok(Snapshot { stamp, environment: env, hosts, policies }))
+        let mut heard = BTreeMap::new();
+        if connectivity(&env, &policies).is_some() {
+            let seen: BTreeMap<_, _> = sessions::seen(tx).await?.into_iter().map(|(id, _, at)| (id.0, at)).collect();
+            for a in agents::live(tx).await? {
+                if let Some(at) = seen.get(&a.id) {
+                    heard.insert(a.host, *at);
+                }
+            }
+        }
+        let now = tx.now().await?;
+        Ok(Ok(Snapshot { stamp, environment: env, project, group, hosts, groups, policies, heard, now }))
     }
 
-    /// Hosts in the order they are released to: those named first, then those selected, by name.
-    fn targets(&self, only: &[String]) -> Result<Vec<HostFacts>, Unplannable> {
-        let by_name: BTreeMap<&str, &Host> = self.hosts.iter().map(|h| (h.name.as_str(), h)).collect();
-        let mut names: Vec<&str> = self.environment.hosts.iter().map(String::as_str).collect();
-        if let Some(text) = &self.environment.selector {
-            let selector: Selector = text
-                .parse()
-                .map_err(|e| Unplannable(format!("the environment's selector {text:?} is not valid: {e}")))?;
-            names.extend(by_name.values().filter(|h| selector.matches(&h.labels)).map(|h| h.name.as_str()));
-        }
-        let mut seen = BTreeSet::new();
-        names.retain(|n| seen.insert(*n));
-        if let Some(stranger) = only.iter().find(|o| !names.contains(&o.as_str())) {
-            let (p, e) = (&self.environment.project, &self.environment.name);
-            return Err(Unplannable(format!("host {stranger:?} does not belong to environment {p}/{e}")));
-        }
-        if !only.is_empty() {
-            names.retain(|n| only.iter().any(|o| o == n));
-        }
-        names
-            .into_iter()
-            .map(|n| {
-                let h = by_name.get(n).ok_or_else(|| Unplannable(format!("host {n:?} is not in the catalog")))?;
-                Ok(HostFacts {
-                    name: h.name.clone(),
-                    address: h.address.clone(),
-                    labels: h.labels.clone(),
-                    values: h.values.clone(),
-                    files: h.files.clone(),
-                })
-            })
-            .collect()
+    fn fleet(&self) -> Fleet<'_> {
+        let denied = self.policies.iter().any(|p| p.temporary_hosts == Some(TemporaryHosts::Deny));
+        let temporary = if denied { TemporaryHosts::Deny } else { TemporaryHosts::Allow };
+        Fleet { hosts: &self.hosts, groups: &self.groups, temporary }
+    }
+
+    /// The environment's own hosts, in the order they are released to.
+    pub fn members(&self) -> Result<Vec<&Host>, Unplannable> {
+        let names = targets::members(&self.environment, self.fleet()).map_err(|e| Unplannable(e.to_string()))?;
+        Ok(names.iter().filter_map(|n| self.hosts.get(n)).collect())
+    }
+
+    /// The values of the environment, or of one of its hosts, each with where it comes from.
+    pub fn explain(&self, host: Option<&str>) -> Result<Vec<Explained>, Unplannable> {
+        let host = match host {
+            None => None,
+            Some(name) => {
+                let missing = || Unplannable(format!("host {name:?} is not in the catalog"));
+                Some(&self.hosts.get(name).ok_or_else(missing)?.values)
+            }
+        };
+        let layers = Layers {
+            group: self.group.as_ref().map(|g| &g.values),
+            project: self.project.as_ref().map(|p| &p.values),
+            environment: Some(&self.environment.values),
+            host,
+            release: None,
+        };
+        Ok(layers.explain())
+    }
+
+    /// Which of the hosts are not connected, and how sternly that is meant.
+    fn unconnected<'h>(&self, hosts: impl Iterator<Item = &'h str>) -> Option<(Connectivity, Vec<String>)> {
+        let c = connectivity(&self.environment, &self.policies)?;
+        let limit = chrono::TimeDelta::seconds(c.within_s.into());
+        let silent = |h: &&str| {
+            // A host that is dialled has no agent that could be heard before its task begins.
+            let dialled = self.hosts.get(*h).is_some_and(|h| h.ssh.is_some());
+            !dialled && self.heard.get(*h).is_none_or(|at| self.now - *at > limit)
+        };
+        let names: Vec<String> = hosts.filter(silent).map(str::to_owned).collect();
+        (!names.is_empty()).then_some((c, names))
     }
 
     fn rules(&self, kind: ReleaseKind) -> Vec<ApprovalRule> {
@@ -134,14 +247,59 @@ impl Snapshot {
         rollback: Option<RollbackMode>,
         only: &[String],
     ) -> Result<Planned, Unplannable> {
+        let wish = Wish { only, add: &release.add_hosts, exclude: &release.exclude_hosts };
+        // A rollback goes to what was touched, whatever was excluded before.
+        let wish = if rollback.is_some() { Wish { exclude: &[], ..wish } } else { wish };
+        let mut targets =
+            targets::resolve(&self.environment, self.fleet(), wish).map_err(|e| Unplannable(e.to_string()))?;
+        let found = self.unconnected(targets.hosts.iter().map(|(n, _)| n.as_str()));
+        let mut unconnected = Vec::new();
+        if let Some((c, names)) = found {
+            match c.check {
+                ConnectivityCheck::Refuse => {
+                    let text = format!(
+                        "the agents of {} are not connected (nothing heard for {} s), and the environment asks for \
+                         that: check `windlass-agent` there, or exclude the hosts",
+                        some(&names),
+                        c.within_s
+                    );
+                    return Err(Unplannable(text));
+                }
+                ConnectivityCheck::Skip => {
+                    targets.hosts.retain(|(n, _)| !names.contains(n));
+                    let reason = format!("its agent is not connected (nothing heard for {} s)", c.within_s);
+                    let left = names.iter().map(|n| LeftOut { host: n.clone(), reason: reason.clone() });
+                    targets.left_out.extend(left);
+                }
+                ConnectivityCheck::Alert => {}
+            }
+            unconnected = names;
+        }
+        let facts = |(name, temporary): &(String, bool)| {
+            let h = self.hosts.get(name)?;
+            Some(HostFacts {
+                name: h.name.clone(),
+                address: h.address.clone(),
+                labels: h.labels.clone(),
+                values: h.values.clone(),
+                files: h.files.clone(),
+                temporary: *temporary,
+            })
+        };
         let input = plan::BuildInput {
             project: &release.project,
             environment: &self.environment,
             release,
             artifact,
-            hosts: self.targets(only)?,
+            hosts: targets.hosts.iter().filter_map(facts).collect(),
             rollback,
             approvals: self.rules(release.kind),
+            surroundings: Surroundings {
+                group_values: self.group.as_ref().map(|g| &g.values),
+                project_values: self.project.as_ref().map(|p| &p.values),
+                accounts: self.project.as_ref().map(|p| &p.accounts),
+            },
+            left_out: targets.left_out,
         };
         let plan = plan::build(input).map_err(|e| Unplannable(e.to_string()))?;
         let digest = plan.digest().map_err(|e| Unplannable(e.to_string()))?;
@@ -150,8 +308,21 @@ impl Snapshot {
             stamp: self.stamp,
             expires_s: self.policies.iter().filter_map(|p| p.expires_s).min().unwrap_or(DEFAULT_EXPIRY_S),
             pool: self.environment.pool.clone(),
+            unconnected,
             plan,
         })
+    }
+}
+
+/// The strictest check that applies.
+fn connectivity(env: &Environment, policies: &[Policy]) -> Option<Connectivity> {
+    env.connectivity.into_iter().chain(policies.iter().filter_map(|p| p.connectivity)).reduce(Connectivity::stricter)
+}
+
+fn some(names: &[String]) -> String {
+    match names.len() {
+        0..=5 => names.join(", "),
+        n => format!("{} and {} more", names[..5].join(", "), n - 5),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Flows: the reusable definition of a release, as validated data. `parse` reads the YAML; a `Flow` value is always valid.
 
 pub mod actions;
+pub mod form;
+pub mod input;
+pub mod link;
 pub(crate) mod parse;
 pub mod schema;
 
@@ -77,28 +80,6 @@ pub struct InputRules {
 impl InputRules {
     pub fn is_empty(&self) -> bool {
         *self == InputRules::default()
-    }
-}
-
-impl Input {
-    /// Does the value fit? If not, the error says what to give.
-    pub fn check(&self, value: &serde_json::Value) -> Result<(), String> {
-        use serde_json::Value;
-        let shown = actions::brief(value);
-        match (self.kind, value) {
-            (InputKind::String, Value::String(s)) if s.contains('\0') => Err("must not hold a NUL character".into()),
-            (InputKind::String, Value::String(s)) if s.len() <= MAX_INPUT_BYTES => Ok(()),
-            (InputKind::String, Value::String(_)) => Err(format!("must have at most {MAX_INPUT_BYTES} bytes")),
-            (InputKind::Number, Value::Number(_)) | (InputKind::Boolean, Value::Bool(_)) => Ok(()),
-            (InputKind::Choice, Value::String(s)) if self.options.contains(s) => Ok(()),
-            (InputKind::String, _) => Err(format!("must be text, not {shown}")),
-            (InputKind::Number, _) => Err(format!("must be a number, not {shown}")),
-            (InputKind::Boolean, _) => Err(format!("must be true or false, not {shown}")),
-            (InputKind::Choice, _) => Err(format!("must be one of {}, not {shown}", self.options.join(", "))),
-            (InputKind::HostSelector | InputKind::Secret | InputKind::File, _) => {
-                Err("is of a type that this version does not take yet".into())
-            }
-        }
     }
 }
 

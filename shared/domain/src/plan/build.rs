@@ -1,17 +1,22 @@
 //! Release + environment + hosts to [`Plan`]. A pure function: the same input gives the same digest.
 
-use super::{Plan, PlanArtifact, PlanError, PlanHost, PlanRollout, PlanStep, PlanStepKind, error::Mode, render};
+use super::{
+    LeftOut, Plan, PlanArtifact, PlanError, PlanHost, PlanRollout, PlanStep, PlanStepKind, error::Mode, render,
+};
 use crate::{
     approval::ApprovalRule,
     artifact::Artifact,
-    catalog::Environment,
+    catalog::{Account, Environment},
     expression::{Context, Expression, ExpressionError, Template, escape},
     flow::{
         Budget, Call, Confirm, Flow, HostStep, OnFailure, Rollout, StepKind,
         actions::{self, Action},
     },
+    ids::ReleaseId,
     release::{Release, RollbackMode},
+    selector::Selector,
     task::TaskStep,
+    values::Layers,
     wave::WaveExpression,
 };
 use serde_json::{Map, Value, json};
@@ -25,6 +30,7 @@ pub struct HostFacts {
     pub labels: BTreeMap<String, String>,
     pub values: BTreeMap<String, Value>,
     pub files: BTreeMap<String, String>,
+    pub temporary: bool,
 }
 
 #[derive(Debug)]
@@ -39,6 +45,17 @@ pub struct BuildInput<'a> {
     /// Plan the flow's rollback steps instead of its steps.
     pub rollback: Option<RollbackMode>,
     pub approvals: Vec<ApprovalRule>,
+    pub surroundings: Surroundings<'a>,
+    /// Hosts that could have taken part, and why they do not.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// What lies around an environment: its project and the project's group.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Surroundings<'a> {
+    pub group_values: Option<&'a BTreeMap<String, Value>>,
+    pub project_values: Option<&'a BTreeMap<String, Value>>,
+    pub accounts: Option<&'a BTreeMap<String, Account>>,
 }
 
 /// Id of the one step of a rollback plan.
@@ -63,11 +80,11 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
     let mut plan = Plan {
         project: input.project.into(),
         environment: input.environment.name.clone(),
-        release: input.release.id,
+        release: ReleaseId(uuid::Uuid::nil()),
         kind: input.release.kind,
         rollback: input.rollback,
         inputs: inputs(flow, &input.release.inputs)?,
-        context: roots(input.project, input.environment, input.release, a, &artifact),
+        context: roots(input.project, input.environment, input.release, a, &artifact, input.surroundings),
         artifact,
         flow: flow.name.clone(),
         flow_revision: input.release.flow_revision,
@@ -75,20 +92,32 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
         on_failure: if input.rollback.is_some() { OnFailure::Pause } else { flow.on_failure },
         approvals: input.approvals,
         hosts,
+        left_out: input.left_out,
+        release_values: input.release.values.clone(),
         steps: Vec::new(),
         scopes: BTreeMap::new(),
+        plugins: BTreeMap::new(),
     };
     let context = render::context(&plan);
-    let planner = Planner { plan: &plan, context };
+    let host_values = plan.hosts.iter().any(|h| !h.values.is_empty());
+    let planner = Planner {
+        plan: &plan,
+        context,
+        accounts: input.surroundings.accounts,
+        host_values,
+        plugins: &input.release.plugins,
+    };
     plan.steps = match input.rollback {
         None => flow.steps.iter().map(|s| planner.step(s)).collect::<Result<_, _>>()?,
         Some(mode) => vec![planner.rollback(flow, mode)?],
     };
+    plan.plugins = super::plugins::used(&plan.steps, &input.release.plugins);
     for step in plan.steps.iter().filter(|s| !s.skipped) {
-        if let PlanStepKind::Rollout(_) = step.kind {
+        if let PlanStepKind::Rollout(r) = &step.kind {
             let compiled = render::Compiled::new(&plan, &step.id)?;
-            let which = if compiled.varies() { plan.hosts.len() } else { 1 };
-            plan.hosts[..which].iter().try_for_each(|h| compiled.spec(&plan, h).map(drop))?;
+            let which = if compiled.varies() { usize::MAX } else { 1 };
+            let mut hosts = r.waves.iter().flatten().filter_map(|h| plan.hosts.get(*h as usize)).take(which);
+            hosts.try_for_each(|h| compiled.spec(&plan, h).map(drop))?;
         }
     }
     Ok(plan)
@@ -108,6 +137,7 @@ fn check_hosts(hosts: Vec<HostFacts>) -> Result<Vec<PlanHost>, PlanError> {
         labels: h.labels,
         values: h.values,
         files: h.files,
+        temporary: h.temporary,
     };
     Ok(hosts.into_iter().map(plan).collect())
 }
@@ -121,17 +151,35 @@ fn inputs(flow: &Flow, given: &BTreeMap<String, Value>) -> Result<BTreeMap<Strin
     }
     let mut out = BTreeMap::new();
     for (name, input) in &flow.inputs {
-        let value = given.get(name).or(input.default.as_ref()).ok_or_else(|| PlanError::MissingInput(name.clone()))?;
-        input.check(value).map_err(|problem| PlanError::Input { name: name.clone(), problem })?;
-        out.insert(name.clone(), value.clone());
+        let value = input.value(given.get(name)).map_err(|problem| match problem {
+            None => PlanError::MissingInput(name.clone()),
+            Some(problem) => PlanError::Input { name: name.clone(), problem },
+        })?;
+        out.insert(name.clone(), value);
     }
     Ok(out)
 }
 
-fn roots(project: &str, env: &Environment, release: &Release, a: &Artifact, p: &PlanArtifact) -> Map<String, Value> {
+fn roots(
+    project: &str,
+    env: &Environment,
+    release: &Release,
+    a: &Artifact,
+    p: &PlanArtifact,
+    around: Surroundings<'_>,
+) -> Map<String, Value> {
+    let layers = Layers {
+        group: around.group_values,
+        project: around.project_values,
+        environment: Some(&env.values),
+        host: None,
+        release: Some(&release.values),
+    };
     let mut values: Map<String, Value> = env.values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     values.insert("name".into(), json!(env.name));
     values.insert("project".into(), json!(project));
+    values.insert("service".into(), json!(env.service));
+    values.insert("tier".into(), json!(env.tier));
     let mut out = Map::new();
     let artifact = json!({
         "version": p.version, "url": p.url, "digest": p.digest, "size": p.size, "dir": p.dir, "built_at": time(p.built_at),
@@ -143,6 +191,7 @@ fn roots(project: &str, env: &Environment, release: &Release, a: &Artifact, p: &
     out.insert("artifact".into(), artifact);
     out.insert("release".into(), about);
     out.insert("env".into(), Value::Object(values));
+    out.insert("values".into(), Value::Object(layers.merged()));
     out
 }
 
@@ -154,22 +203,79 @@ struct Planner<'a> {
     plan: &'a Plan,
     /// Without `host`.
     context: Context,
+    accounts: Option<&'a BTreeMap<String, Account>>,
+    /// Some host has values, so `values` may differ from host to host.
+    host_values: bool,
+    plugins: &'a BTreeMap<String, crate::plugin::Plugin>,
 }
 
 impl Planner<'_> {
+    /// Does it have to wait for a host?
+    fn on_host(&self, e: &Expression) -> bool {
+        e.reads("host") || (self.host_values && e.reads("values"))
+    }
+
+    /// A step that runs on no host must not read a value that only hosts have.
+    fn no_host_values(&self, place: &str, expressions: &[&Expression]) -> Result<(), PlanError> {
+        let known = self.plan.context.get("values").and_then(Value::as_object);
+        let keys = expressions.iter().flat_map(|e| e.fields()).filter(|(root, _)| root == "values").map(|(_, k)| k);
+        for key in keys.filter(|k| known.is_none_or(|v| !v.contains_key(*k))) {
+            if let Some(h) = self.plan.hosts.iter().find(|h| h.values.contains_key(key)) {
+                let (step, key, host) = (place.into(), key.clone(), h.name.clone());
+                return Err(PlanError::HostValue { step, key, host });
+            }
+        }
+        Ok(())
+    }
+
+    /// The hosts that `on` picks, by index.
+    fn on(&self, id: &str, on: Option<&str>) -> Result<Vec<u32>, PlanError> {
+        let all = (0u32..).zip(&self.plan.hosts);
+        let Some(text) = on else { return Ok(all.map(|(i, _)| i).collect()) };
+        let wrong_on = |problem: String| PlanError::On { step: id.into(), problem };
+        let template = Template::compile(&json!(text)).map_err(wrong(id))?;
+        self.no_host_values(id, &template.expressions())?;
+        let selector: Selector = match template.render(&self.context).map_err(wrong(id))? {
+            // An optional input that was not given picks every host.
+            Value::Null => return Ok(all.map(|(i, _)| i).collect()),
+            Value::String(s) => s.parse().map_err(|e| wrong_on(format!("{s:?}, which is no selector: {e}")))?,
+            other => return Err(wrong_on(format!("{}, which is no selector", actions::brief(&other)))),
+        };
+        Ok(all.filter(|(_, h)| selector.matches(&h.labels)).map(|(i, _)| i).collect())
+    }
+
+    /// `account: <name>` becomes the user it stands for.
+    fn account(&self, place: &str, with: &mut Map<String, Value>) -> Result<(), PlanError> {
+        let Some(name) = with.remove("account") else { return Ok(()) };
+        let name = name.as_str().unwrap_or_default().to_owned();
+        let Some(account) = self.accounts.and_then(|a| a.get(&name)) else {
+            let known: Vec<&str> = self.accounts.into_iter().flatten().map(|(n, _)| n.as_str()).collect();
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+            return Err(PlanError::UnknownAccount { step: place.into(), account: name, known });
+        };
+        with.insert("user".into(), json!(account.user));
+        Ok(())
+    }
+
     fn step(&self, s: &crate::flow::Step) -> Result<PlanStep, PlanError> {
         let skipped = match &s.condition {
             None => false,
             Some(c) => {
-                let value = Expression::compile(c).and_then(|e| e.eval_bool(&self.context));
-                !value.map_err(wrong(&s.id))?
+                let e = Expression::compile(c).map_err(wrong(&s.id))?;
+                self.no_host_values(&s.id, &[&e])?;
+                !e.eval_bool(&self.context).map_err(wrong(&s.id))?
             }
         };
+        let mut note = None;
         let (kind, empty) = match &s.kind {
             StepKind::Central(call) => {
-                let with = if skipped { Map::new() } else { self.central(&s.id, call)? };
-                let kind = PlanStepKind::Central { action: call.uses.clone(), with, timeout_s: call.timeout_s };
-                (kind, false)
+                let (action, with, timeout_s) = if call.uses.starts_with(crate::plugin::PREFIX) {
+                    super::plugins::step(&s.id, call, self.plugins, &self.context, skipped)?
+                } else {
+                    let with = if skipped { Map::new() } else { self.central(&s.id, call)? };
+                    (call.uses.clone(), with, call.timeout_s)
+                };
+                (PlanStepKind::Central { action, with, timeout_s }, false)
             }
             // The parser makes none of these yet.
             StepKind::Gateway(g) => (PlanStepKind::Gateway(g.clone()), false),
@@ -181,11 +287,20 @@ impl Planner<'_> {
             StepKind::Rollout(r) if skipped => (PlanStepKind::Rollout(without_hosts(r)), false),
             StepKind::Rollout(r) => {
                 let rollout = self.rollout(&s.id, r)?;
-                let empty = rollout.steps.is_empty();
+                if rollout.waves.is_empty() {
+                    note =
+                        Some(format!("no host of the deployment fits `on: {}`", r.on.as_deref().unwrap_or_default()));
+                }
+                let empty = rollout.steps.is_empty() || rollout.waves.is_empty();
                 (PlanStepKind::Rollout(if empty { without_hosts(r) } else { rollout }), empty)
             }
         };
-        Ok(PlanStep { phase: s.phase, skipped: skipped || empty, ..PlanStep::new(s.id.clone(), s.needs.clone(), kind) })
+        Ok(PlanStep {
+            phase: s.phase,
+            note,
+            skipped: skipped || empty,
+            ..PlanStep::new(s.id.clone(), s.needs.clone(), kind)
+        })
     }
 
     fn rollback(&self, flow: &Flow, mode: RollbackMode) -> Result<PlanStep, PlanError> {
@@ -213,23 +328,18 @@ impl Planner<'_> {
     }
 
     fn rollout(&self, id: &str, r: &Rollout) -> Result<PlanRollout, PlanError> {
-        let total = u32::try_from(self.plan.hosts.len()).unwrap_or(u32::MAX);
+        let hosts = self.on(id, r.on.as_deref())?;
+        let total = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
         let sizes = r.waves.sizes(total).map_err(|error| PlanError::Waves { step: id.into(), error })?;
-        let mut next = 0;
-        let waves = sizes
-            .into_iter()
-            .map(|n| {
-                next += n;
-                (next - n..next).collect()
-            })
-            .collect();
+        let mut hosts = hosts.into_iter();
+        let waves = sizes.into_iter().map(|n| hosts.by_ref().take(n as usize).collect()).collect();
         let mut steps = Vec::new();
         let mut conditions = BTreeMap::new();
         for s in &r.steps {
             let place = format!("{id}.{}", s.id);
             if let Some(c) = &s.condition {
                 let e = Expression::compile(c).map_err(wrong(&place))?;
-                if e.reads("host") {
+                if self.on_host(&e) {
                     conditions.insert(s.id.clone(), c.clone());
                 } else if !e.eval_bool(&self.context).map_err(wrong(&place))? {
                     continue;
@@ -252,7 +362,9 @@ impl Planner<'_> {
         let action = find(place, call)?;
         let mut with = Map::new();
         for (key, value) in &call.with {
-            let value = Template::compile(value).and_then(|t| t.render(&self.context)).map_err(wrong(place))?;
+            let template = Template::compile(value).map_err(wrong(place))?;
+            self.no_host_values(place, &template.expressions())?;
+            let value = template.render(&self.context).map_err(wrong(place))?;
             let (key, value) = resolve(place, action, key, &value)?;
             with.insert(key, value);
         }
@@ -266,7 +378,7 @@ impl Planner<'_> {
         let mut with = Map::new();
         for (key, value) in &s.call.with {
             let template = Template::compile(value).map_err(wrong(place))?;
-            if template.reads("host") {
+            if template.expressions().iter().any(|e| self.on_host(e)) {
                 with.insert(key.clone(), value.clone());
             } else {
                 let value = template.render(&self.context).map_err(wrong(place))?;
@@ -274,6 +386,7 @@ impl Planner<'_> {
                 with.insert(key, escape(&value));
             }
         }
+        self.account(place, &mut with)?;
         if action.name == "release.switch" {
             let to = with.remove("to");
             if to.is_some_and(|v| v == "last_known_good") && self.plan.rollback.is_none() {

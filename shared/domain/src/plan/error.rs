@@ -21,8 +21,21 @@ pub enum PlanError {
     Expression { step: String, host: Option<String>, error: ExpressionError },
     #[error("step `{step}`{}: the parameter `{parameter}` {problem}", on_host(.host))]
     Parameter { step: String, host: Option<String>, parameter: String, problem: String },
+    #[error(
+        "step `{step}` reads `values.{key}`, which only hosts define ({host} does): it runs on no host; give the \
+         environment, the project or the release such a value, or read it in a step of a rollout"
+    )]
+    HostValue { step: String, key: String, host: String },
+    #[error("step `{step}`: the project has no account `{account}`; it has: {known}")]
+    UnknownAccount { step: String, account: String, known: String },
+    #[error("step `{step}`: `on` is {problem}")]
+    On { step: String, problem: String },
     #[error("step `{step}` uses `{action}`, which this version does not have")]
     UnknownAction { step: String, action: String },
+    #[error("step `{step}` uses `{uses}`, which the release does not hold: request the deployment anew")]
+    NoPlugin { step: String, uses: String },
+    #[error("step `{step}`: `with` does not fit the plugin {plugin}: {faults}")]
+    PluginInputs { step: String, plugin: String, faults: String },
     #[error("step `{step}` cannot be split into waves: {error}")]
     Waves { step: String, error: WaveError },
     #[error(

@@ -10,9 +10,10 @@ mod build;
 mod canonical;
 mod digest;
 mod error;
+mod plugins;
 mod render;
 
-pub use build::{BuildInput, HostFacts, ROLLBACK_STEP, build};
+pub use build::{BuildInput, HostFacts, ROLLBACK_STEP, Surroundings, build};
 pub use canonical::canonical_json;
 pub use digest::{PlanTree, verify_spec};
 pub use error::PlanError;
@@ -30,6 +31,9 @@ use std::collections::BTreeMap;
 pub struct Plan {
     pub project: String,
     pub environment: String,
+    /// Only in plans made before it was left out: what a release holds is in the plan, so the same request gives the same
+    /// digest, and a preview that of the request that follows.
+    #[serde(default = "nobody", skip_serializing_if = "is_nobody")]
     pub release: ReleaseId,
     pub kind: ReleaseKind,
     pub rollback: Option<RollbackMode>,
@@ -44,10 +48,34 @@ pub struct Plan {
     /// Every rule must be met by itself.
     pub approvals: Vec<ApprovalRule>,
     pub hosts: Vec<PlanHost>,
+    /// Hosts of the environment that take no part, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
+    /// Values of the release's own scope: they go over a host's (`context` holds `values` without any host's).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub release_values: BTreeMap<String, serde_json::Value>,
     pub steps: Vec<PlanStep>,
     /// Subflows by the id of their step: what they read as `inputs`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scopes: BTreeMap<String, PlanScope>,
+    /// The plugins that steps call, by `name@version`: what each is, to the digest of its program.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plugins: BTreeMap<String, crate::plugin::Plugin>,
+}
+
+fn nobody() -> ReleaseId {
+    ReleaseId(uuid::Uuid::nil())
+}
+
+fn is_nobody(id: &ReleaseId) -> bool {
+    id.0.is_nil()
+}
+
+/// A host that could have taken part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    pub host: String,
+    pub reason: String,
 }
 
 /// A subflow in the plan.
@@ -82,6 +110,9 @@ pub struct PlanHost {
     pub values: BTreeMap<String, serde_json::Value>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
+    /// It does not belong to the environment; the request brought it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub temporary: bool,
 }
 
 impl Plan {
@@ -108,6 +139,9 @@ pub struct PlanStep {
     pub repeat: Option<Repeat>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
+    /// What people should know about it: why it is skipped though no condition says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     pub kind: PlanStepKind,
 }
 
@@ -123,6 +157,7 @@ impl PlanStep {
             on_failure: None,
             repeat: None,
             phase: None,
+            note: None,
             kind,
         }
     }

@@ -3,7 +3,10 @@
 use super::{Plan, PlanError, PlanHost, PlanRollout, PlanStepKind};
 use crate::{
     expression::{Context, Expression, ExpressionError, Template},
-    flow::actions::{self, Action},
+    flow::{
+        actions::{self, Action},
+        form,
+    },
     task::{TaskSpec, TaskStep},
 };
 use serde_json::{Map, Value, json};
@@ -14,6 +17,28 @@ pub(super) struct Compiled {
     step: String,
     context: Context,
     steps: Vec<CompiledStep>,
+    reads: Reads,
+}
+
+/// What its expressions read of a host; what none reads is not made for each of thousands.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reads {
+    host: bool,
+    files: bool,
+    values: bool,
+}
+
+impl Reads {
+    fn of(steps: &[CompiledStep]) -> Reads {
+        let mut out = Reads::default();
+        let templates = steps.iter().flat_map(|s| s.computed.iter().flat_map(|(_, t)| t.expressions()));
+        for e in templates.chain(steps.iter().filter_map(|s| s.condition.as_ref())) {
+            out.host |= e.reads("host");
+            out.values |= e.reads("values");
+            out.files |= e.fields().iter().any(|(root, field)| root == "host" && field == "files");
+        }
+        out
+    }
 }
 
 #[derive(Debug)]
@@ -51,7 +76,8 @@ impl Compiled {
             }
             steps.push(CompiledStep { fixed: TaskStep { with: fixed, ..s.clone() }, condition, computed, action });
         }
-        Ok(Compiled { step: step.into(), context: context(plan), steps })
+        let reads = Reads::of(&steps);
+        Ok(Compiled { step: step.into(), context: context(plan), steps, reads })
     }
 
     /// Is there anything that may differ from host to host?
@@ -59,9 +85,22 @@ impl Compiled {
         self.steps.iter().any(|s| s.condition.is_some() || !s.computed.is_empty())
     }
 
+    fn context_on(&self, plan: &Plan, host: &PlanHost) -> Context {
+        let mut context = self.context.clone();
+        if self.reads.host {
+            context = context.with("host", host_value(host, self.reads.files));
+        }
+        if self.reads.values && !host.values.is_empty() {
+            let mut values = plan.context.get("values").and_then(Value::as_object).cloned().unwrap_or_default();
+            let inner = host.values.iter().chain(&plan.release_values);
+            values.extend(inner.map(|(k, v)| (k.clone(), v.clone())));
+            context = context.with("values", Value::Object(values));
+        }
+        context
+    }
+
     pub(super) fn spec(&self, plan: &Plan, host: &PlanHost) -> Result<TaskSpec, PlanError> {
-        let context =
-            if self.varies() { self.context.clone().with("host", host_value(host)) } else { Context::default() };
+        let context = if self.varies() { self.context_on(plan, host) } else { Context::default() };
         let mut steps = Vec::with_capacity(self.steps.len());
         for s in &self.steps {
             let place = || (format!("{}.{}", self.step, s.fixed.id), Some(host.name.clone()));
@@ -115,13 +154,17 @@ pub(super) fn rollout<'p>(plan: &'p Plan, step: &str) -> Result<&'p PlanRollout,
 
 /// Everything but `host`.
 pub(super) fn context(plan: &Plan) -> Context {
-    let inputs: Map<String, Value> = plan.inputs.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let inputs: Map<String, Value> = plan.inputs.iter().map(|(k, v)| (k.clone(), form::seen(v))).collect();
     let base = Context::default().with("inputs", Value::Object(inputs));
     plan.context.iter().fold(base, |c, (root, value)| c.with(root, value.clone()))
 }
 
-fn host_value(h: &PlanHost) -> Value {
-    json!({ "name": h.name, "address": h.address, "labels": h.labels, "values": h.values })
+fn host_value(h: &PlanHost, files: bool) -> Value {
+    let mut out = json!({ "name": h.name, "address": h.address, "labels": h.labels, "values": h.values });
+    if files {
+        out["files"] = json!(h.files);
+    }
+    out
 }
 
 impl Plan {

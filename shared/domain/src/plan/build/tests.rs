@@ -66,6 +66,9 @@ fn world(flow: &str, hosts: u32) -> World {
         },
         release: Release {
             values: Default::default(),
+            plugins: Default::default(),
+            add_hosts: vec![],
+            exclude_hosts: vec![],
             id: uuid::Uuid::nil().into(),
             project: "shop".into(),
             version: "1.1.0".into(),
@@ -97,6 +100,7 @@ fn world(flow: &str, hosts: u32) -> World {
                 labels: BTreeMap::from([("zone".into(), if i % 2 == 0 { "a" } else { "b" }.into())]),
                 values: BTreeMap::from([("rack".into(), json!(format!("r{i}")))]),
                 files: BTreeMap::new(),
+                temporary: false,
             })
             .collect(),
     }
@@ -112,6 +116,8 @@ impl World {
             hosts: self.hosts.clone(),
             rollback,
             approvals: vec![ApprovalRule { name: "ops".into(), quorum: 1, people: vec!["zoe".into()] }],
+            surroundings: Default::default(),
+            left_out: vec![],
         })
     }
     fn plan(&self) -> Plan {

@@ -1,0 +1,47 @@
+//! Hosts as executors and people see them: which are locked, and how much runs on each. Writer of `host_locks`: api.
+
+use crate::{Error, Tx, sql};
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+
+/// A host that takes no new tasks.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct HostLock {
+    pub host: String,
+    pub reason: String,
+    pub locked_by: String,
+    pub locked_at: DateTime<Utc>,
+}
+
+/// Locks a host; a second lock replaces the first one's reason.
+pub async fn lock(tx: &mut Tx, l: &HostLock) -> Result<(), Error> {
+    sql("INSERT INTO host_locks (host, reason, locked_by, locked_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (host) DO UPDATE SET reason = excluded.reason, locked_by = excluded.locked_by, locked_at = excluded.locked_at")
+    .bind(&l.host)
+    .bind(&l.reason)
+    .bind(&l.locked_by)
+    .bind(l.locked_at)
+    .execute_one(tx)
+    .await
+}
+
+/// `false`: it was not locked.
+pub async fn unlock(tx: &mut Tx, host: &str) -> Result<bool, Error> {
+    Ok(sql("DELETE FROM host_locks WHERE host = $1").bind(host).execute(tx).await? == 1)
+}
+
+/// All locks, by host.
+pub async fn locks(tx: &mut Tx) -> Result<BTreeMap<String, HostLock>, Error> {
+    let rows: Vec<HostLock> =
+        sql("SELECT host, reason, locked_by, locked_at FROM host_locks ORDER BY host").fetch_all(tx).await?;
+    Ok(rows.into_iter().map(|l| (l.host.clone(), l)).collect())
+}
+
+/// Tasks that are offered to, or run on, each host, of every deployment.
+pub async fn busy(tx: &mut Tx) -> Result<BTreeMap<String, u32>, Error> {
+    let rows: Vec<(String, i64)> =
+        sql("SELECT host, COUNT(*) FROM tasks WHERE state IN ('offered', 'granted') GROUP BY host")
+            .fetch_all(tx)
+            .await?;
+    Ok(rows.into_iter().map(|(h, n)| (h, u32::try_from(n).unwrap_or(u32::MAX))).collect())
+}
