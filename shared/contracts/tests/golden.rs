@@ -177,6 +177,7 @@ fn commands_and_outcomes() {
 #[test]
 fn works_and_results() {
     let wave = WaveWork {
+        again: false,
         outputs: Default::default(),
         step: "rollout".into(),
         wave: 0,

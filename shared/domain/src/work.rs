@@ -48,6 +48,9 @@ pub struct WaveWork {
     pub parallel: u32,
     /// How many hosts of *this work* may fail before the rest is left alone.
     pub max_failures: u32,
+    /// A repeated step: a host may run again after its earlier attempt succeeded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
     /// Outputs of earlier steps that this one refers to, by step id.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub outputs: serde_json::Map<String, serde_json::Value>,

@@ -25,8 +25,15 @@ fn board(hosts: usize, parallel: u32, max_failures: u32) -> (Board, Vec<NewTask>
         })
         .collect();
     {
-        let wave =
-            WaveWork { outputs: Default::default(), step: "roll".into(), wave: 0, hosts, parallel, max_failures };
+        let wave = WaveWork {
+            again: false,
+            outputs: Default::default(),
+            step: "roll".into(),
+            wave: 0,
+            hosts,
+            parallel,
+            max_failures,
+        };
         (Board { wave, steps: BTreeMap::new(), tasks: BTreeMap::new() }, new)
     }
 }

@@ -121,8 +121,15 @@ async fn the_budget_stops_the_rest_and_hosts_without_agent_are_named() {
         assert!(w.agent(3).lock().offers.is_empty(), "it was never offered");
 
         let hosts = vec![WaveHost { host: "h4".into(), attempt: 1, start_at: 0 }];
-        let spec =
-            WaveWork { outputs: Default::default(), step: "roll".into(), wave: 1, hosts, parallel: 0, max_failures: 0 };
+        let spec = WaveWork {
+            again: false,
+            outputs: Default::default(),
+            step: "roll".into(),
+            wave: 1,
+            hosts,
+            parallel: 0,
+            max_failures: 0,
+        };
         let work = w.insert(WorkSpec::Wave(spec)).await;
         let WorkResult::Wave { hosts } = w.result(work, 1).await else { panic!("a wave") };
         assert_eq!(hosts[0].outcome, NotStarted);
@@ -221,8 +228,15 @@ impl World {
     async fn wave_retry(&self, host: usize, attempt: u32) -> windlass_domain::ids::WorkId {
         self.agent(host).lock().no_accept = false;
         let hosts = vec![WaveHost { host: format!("h{host}"), attempt, start_at: 0 }];
-        let spec =
-            WaveWork { outputs: Default::default(), step: "roll".into(), wave: 0, hosts, parallel: 0, max_failures: 0 };
+        let spec = WaveWork {
+            again: false,
+            outputs: Default::default(),
+            step: "roll".into(),
+            wave: 0,
+            hosts,
+            parallel: 0,
+            max_failures: 0,
+        };
         self.insert(WorkSpec::Wave(spec)).await
     }
 }

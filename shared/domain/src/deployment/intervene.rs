@@ -1,6 +1,6 @@
 //! What people do about a rollout: confirm, retry, skip, ignore, exclude, answer for an unknown host.
 
-use super::{transition::Step, *};
+use super::{graph::Graph, transition::Step, *};
 use serde_json::json;
 
 impl Step<'_> {
@@ -33,9 +33,43 @@ impl Step<'_> {
     }
 
     /// A person decides what an expression could not.
-    pub(super) fn choose(&mut self, _by: &str, step: &str, _branch: &str) -> Result<(), Refusal> {
+    pub(super) fn choose(&mut self, by: &str, step: &str, branch: &str) -> Result<(), Refusal> {
         self.must_be_running("decided")?;
-        Err(Refusal::NothingToDo(format!("step {step} waits for no choice")))
+        let Some(i) = self.d.steps.iter().position(|s| s.id == step) else {
+            return Err(Refusal::Invalid(format!("this deployment has no step {step:?}")));
+        };
+        let s = &self.d.steps[i];
+        let Some(about) = s.asks.as_ref().map(|a| a.about) else {
+            return Err(Refusal::NothingToDo(format!("step {step} waits for no choice")));
+        };
+        let choices = s.choices();
+        if !choices.iter().any(|c| c == branch) {
+            let known = choices.join(", ");
+            return Err(Refusal::Invalid(format!("step {step} has no branch {branch:?}: choose one of {known}")));
+        }
+        let who = By { who: by.into(), reason: String::new(), at: self.now };
+        let payload = json!({ "by": by, "step": step, "branch": branch, "about": about });
+        let s = &mut self.d.steps[i];
+        let reason = s.asks.take().map(|a| a.reason);
+        s.chosen = Some(Choice { branch: branch.into(), by: By { reason: reason.unwrap_or_default(), ..who.clone() } });
+        self.event("deployment.chosen", Severity::Notice, payload);
+        let s = &mut self.d.steps[i];
+        match (about, branch, &s.kind) {
+            (About::Branch, _, StepRunKind::Gateway(g)) => {
+                let named = g.gateway.branches.iter().find(|b| b.name == branch).map(|b| b.to.clone());
+                let taken = named.unwrap_or_else(|| g.gateway.default.clone());
+                self.go_on_to(i, taken, Some(who));
+            }
+            (About::Until, "again", _) => self.run_again(i),
+            (About::Until, ..) => self.succeed(i, None),
+            (About::Condition | About::Inputs, "skip", _) => {
+                s.state = StepState::Skipped;
+                s.reached = true;
+            }
+            // `run`: it starts when its turn is looked at.
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Retries failed hosts at the step that failed, or (`past`) after it; hosts that were stopped with them run too.
@@ -45,12 +79,19 @@ impl Step<'_> {
         self.hosts_exist(only)?;
         let mut touched = Vec::new();
         let mut refused = Vec::new();
-        for s in &mut self.d.steps {
-            match &mut s.kind {
-                StepRunKind::Central { .. } if s.state == StepState::Failed && only.is_empty() => {
-                    s.state = if past { StepState::Skipped } else { StepState::Waiting };
-                    touched.push(s.id.clone());
+        for i in 0..self.d.steps.len() {
+            if !self.d.has_failed(i) {
+                continue;
+            }
+            if self.d.steps[i].state == StepState::Failed {
+                if only.is_empty() {
+                    self.mend(i, past);
+                    touched.push(self.d.steps[i].id.clone());
                 }
+                continue;
+            }
+            let s = &mut self.d.steps[i];
+            match &mut s.kind {
                 StepRunKind::Central { .. }
                 | StepRunKind::Gateway(_)
                 | StepRunKind::Enter { .. }
@@ -101,17 +142,48 @@ impl Step<'_> {
         Ok(())
     }
 
+    /// A step that failed as a whole: past it, or again. A subflow goes on within where it stood still, but begins anew
+    /// when it was its repeats that were used up.
+    fn mend(&mut self, i: usize, past: bool) {
+        let s = &mut self.d.steps[i];
+        s.reason = None;
+        if past {
+            s.state = StepState::Skipped;
+            return;
+        }
+        let used_up = s.repeat.as_ref().is_some_and(|r| r.runs >= r.max);
+        if used_up && let Some(r) = &mut s.repeat {
+            r.runs = 0;
+        }
+        s.state = StepState::Waiting;
+        let leaves = matches!(s.kind, StepRunKind::Leave { .. }).then(|| self.d.within(&self.d.steps[i].id));
+        if used_up || leaves.is_none() {
+            return self.reset_run(i);
+        }
+        let graph = Graph::of(&self.d.steps);
+        let mut within = leaves.unwrap_or_default();
+        // What `any` or `done` went on from has had its effect: it is not run again.
+        within.retain(|w| self.d.steps[*w].state != StepState::Failed || !graph.is_joined_over(&self.d, *w));
+        within.into_iter().for_each(|w| self.d.steps[w].resume());
+    }
+
     pub(super) fn ignore(&mut self, by: &str, only: &[String], reason: &str) -> Result<(), Refusal> {
         self.must_be_running("ignored")?;
         self.hosts_exist(only)?;
         let mut touched = Vec::new();
         let mut waves = Vec::new();
-        for (i, s) in self.d.steps.iter_mut().enumerate() {
-            match &mut s.kind {
-                StepRunKind::Central { .. } if s.state == StepState::Failed && only.is_empty() => {
-                    s.state = StepState::Skipped;
-                    touched.push(s.id.clone());
+        for i in 0..self.d.steps.len() {
+            if !self.d.has_failed(i) {
+                continue;
+            }
+            if self.d.steps[i].state == StepState::Failed {
+                if only.is_empty() {
+                    self.mend(i, true);
+                    touched.push(self.d.steps[i].id.clone());
                 }
+                continue;
+            }
+            match &mut self.d.steps[i].kind {
                 StepRunKind::Central { .. }
                 | StepRunKind::Gateway(_)
                 | StepRunKind::Enter { .. }
@@ -167,7 +239,7 @@ impl Step<'_> {
                         changed = true;
                     }
                 }
-                if wave.state == WaveState::Failed {
+                if wave.state == WaveState::Failed && s.state == StepState::Running {
                     waves.push((i, w));
                 }
             }

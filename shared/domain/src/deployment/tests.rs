@@ -6,6 +6,8 @@ use crate::work::Outcome;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod graph;
+
 fn t(s: i64) -> Timestamp {
     chrono::DateTime::from_timestamp(1_800_000_000 + s, 0).expect("time")
 }

@@ -1,0 +1,293 @@
+//! What a deployment keeps of each step of its plan: its place in the graph, where it stands, and what it gave.
+
+use super::By;
+use crate::{
+    Timestamp,
+    flow::{Confirm, Gateway, Join, StepFailure},
+    ids::WorkId,
+    work::{HostResult, Outcome},
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRun {
+    pub id: String,
+    pub needs: Vec<String>,
+    #[serde(default)]
+    pub join: Join,
+    /// Decided when the step's turn comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<StepFailure>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<RepeatRun>,
+    /// The plan left it out: its condition was false, or no branch can lead to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left_out: bool,
+    /// Ids of the steps whose outputs its parameters refer to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<String>,
+    pub state: StepState,
+    /// Its turn came. A step that the plan skipped counts for those that need it only from then on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reached: bool,
+    /// An expression of it failed: what a person has to decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks: Option<Ask>,
+    /// What a person decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Choice>,
+    /// Why it failed, where that is not its work's reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it gave: of a central step its output; of a rollout, by id of the host step, what every host that succeeded
+    /// gave alike.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
+    pub kind: StepRunKind,
+}
+
+/// An expression that could not be decided, until a person does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    pub about: About,
+    /// Why the expression failed.
+    pub reason: String,
+}
+
+/// Which expression of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum About {
+    /// Whether the step runs: `run` or `skip`.
+    Condition,
+    /// Where a gateway goes on: the name of a branch, or `default`.
+    Branch,
+    /// Whether a repeated step is done: `done` or `again`.
+    Until,
+    /// What a subflow's inputs are: it can only be left out (`skip`).
+    Inputs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    pub branch: String,
+    pub by: By,
+}
+
+/// A repeated step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RepeatRun {
+    pub until: String,
+    pub max: u32,
+    pub every_s: u32,
+    /// Runs begun.
+    pub runs: u32,
+    /// When the next one starts.
+    pub next_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    Waiting,
+    Running,
+    Succeeded,
+    /// Waits for a person, ended the deployment, or was borne (`on_failure: continue`).
+    Failed,
+    /// Its condition was false, or a person skipped it.
+    Skipped,
+    /// On a branch that was not taken.
+    NotTaken,
+    /// It could not start because what it needs failed, or the deployment ended before it was over or reached.
+    Stopped,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum StepRunKind {
+    Central { action: String, attempt: u32, work: Option<WorkId>, reason: Option<String> },
+    Rollout(RolloutRun),
+    Gateway(GatewayRun),
+    Enter { scope: String },
+    Leave { scope: String },
+}
+
+/// A gateway with what it chose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GatewayRun {
+    pub gateway: Gateway,
+    /// Ids of the steps it went on to, once it has.
+    pub taken: Option<Vec<String>>,
+    /// The person who picked the branch where its expression failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_by: Option<By>,
+    /// Why its expression failed, while a person has yet to pick.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RolloutRun {
+    pub confirm: Confirm,
+    pub bake_s: u32,
+    /// Hosts that may fail, in all.
+    pub max_failures: u32,
+    /// 0: the whole wave.
+    pub parallel: u32,
+    /// Number of host-local steps: a skip past the last ends the host's part.
+    pub host_steps: u32,
+    pub waves: Vec<WaveRun>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaveRun {
+    pub state: WaveState,
+    pub work: Option<WorkId>,
+    pub hosts: Vec<HostRun>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum WaveState {
+    Waiting,
+    Running,
+    /// Ended well; a person is to look at it.
+    Confirming,
+    /// Ended well; waits out its bake time.
+    Baking {
+        until: Timestamp,
+    },
+    Succeeded,
+    /// More hosts failed than the budget bears.
+    Failed,
+    /// The deployment ended before it was reached.
+    Stopped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRun {
+    pub host: String,
+    pub state: HostState,
+    /// 0 until it is first handed to an executor.
+    pub attempt: u32,
+    pub start_at: u32,
+    pub failed_step: Option<u32>,
+    pub reason: Option<String>,
+    /// Steps this host has, where conditions give it fewer than the rollout; 0: all of them.
+    #[serde(default)]
+    pub steps: u32,
+    /// What attempts that did not succeed gave, by id of the host step: a retry does not run those steps again.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    /// Not started yet.
+    Waiting,
+    Running,
+    Succeeded,
+    Failed,
+    /// Stopped after it had started.
+    HandStopped,
+    /// Never started: the failure budget was used up.
+    AutoStopped,
+    /// Never started: unreachable, refused by the host, or aborted before.
+    NotStarted,
+    Unknown,
+    /// Failed, and a person said to go on regardless.
+    Ignored,
+    /// Takes no further part.
+    Excluded,
+}
+
+impl HostState {
+    /// Counts against the failure budget.
+    pub fn is_failure(self) -> bool {
+        matches!(self, HostState::Failed | HostState::NotStarted | HostState::HandStopped | HostState::Unknown)
+    }
+    /// Something of this deployment may have run there.
+    pub fn is_touched(self) -> bool {
+        use HostState::*;
+        matches!(self, Running | Succeeded | Failed | HandStopped | Unknown | Ignored)
+    }
+}
+
+impl StepRun {
+    /// The subflow it stands in; empty at the top.
+    pub fn scope(&self) -> &str {
+        match &self.kind {
+            StepRunKind::Enter { scope } => scope.rsplit_once('/').map_or("", |(outer, _)| outer),
+            _ => self.id.rsplit_once('/').map_or("", |(scope, _)| scope),
+        }
+    }
+
+    /// What a person may answer to what it asks.
+    pub fn choices(&self) -> Vec<String> {
+        let words = |w: &[&str]| w.iter().map(|w| (*w).to_owned()).collect();
+        match (self.asks.as_ref().map(|a| a.about), &self.kind) {
+            (Some(About::Condition), _) => words(&["run", "skip"]),
+            (Some(About::Until), _) => words(&["done", "again"]),
+            (Some(About::Inputs), _) => words(&["skip"]),
+            (Some(About::Branch), StepRunKind::Gateway(g)) => {
+                let default = (!g.gateway.default.is_empty()).then(|| "default".to_owned());
+                g.gateway.branches.iter().map(|b| b.name.clone()).chain(default).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A step as the plan has it, before anything happened.
+    pub fn waiting(id: impl Into<String>, needs: Vec<String>, kind: StepRunKind) -> StepRun {
+        StepRun {
+            id: id.into(),
+            needs,
+            join: Join::All,
+            condition: None,
+            on_failure: None,
+            repeat: None,
+            left_out: false,
+            reads: Vec::new(),
+            reached: false,
+            asks: None,
+            chosen: None,
+            reason: None,
+            state: StepState::Waiting,
+            outputs: serde_json::Map::new(),
+            kind,
+        }
+    }
+}
+
+impl HostRun {
+    /// A host as the plan names it, before anything happened.
+    pub fn waiting(host: impl Into<String>) -> HostRun {
+        HostRun {
+            host: host.into(),
+            state: HostState::Waiting,
+            attempt: 0,
+            start_at: 0,
+            failed_step: None,
+            reason: None,
+            steps: 0,
+            outputs: serde_json::Map::new(),
+        }
+    }
+
+    pub(super) fn take(&mut self, r: &HostResult) {
+        self.state = match r.outcome {
+            Outcome::Succeeded => HostState::Succeeded,
+            Outcome::Failed => HostState::Failed,
+            Outcome::Cancelled => HostState::HandStopped,
+            Outcome::AutoStopped => HostState::AutoStopped,
+            Outcome::NotStarted => HostState::NotStarted,
+            Outcome::Unknown => HostState::Unknown,
+        };
+        self.failed_step = r.failed_step;
+        self.reason.clone_from(&r.reason);
+        self.outputs.extend(r.outputs.clone());
+    }
+}
