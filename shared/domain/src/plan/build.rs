@@ -270,7 +270,8 @@ impl Planner<'_> {
         let (kind, empty) = match &s.kind {
             StepKind::Central(call) => {
                 let (action, with, timeout_s) = if call.uses.starts_with(crate::plugin::PREFIX) {
-                    super::plugins::step(&s.id, call, self.plugins, &self.context, skipped)?
+                    let with = if skipped { None } else { Some(self.rendered(&s.id, &call.with)?) };
+                    super::plugins::step(&s.id, call, self.plugins, with)?
                 } else {
                     let with = if skipped { Map::new() } else { self.central(&s.id, call)? };
                     (call.uses.clone(), with, call.timeout_s)
@@ -361,16 +362,23 @@ impl Planner<'_> {
     fn central(&self, place: &str, call: &Call) -> Result<Map<String, Value>, PlanError> {
         let action = find(place, call)?;
         let mut with = Map::new();
-        for (key, value) in &call.with {
-            let template = Template::compile(value).map_err(wrong(place))?;
-            self.no_host_values(place, &template.expressions())?;
-            let value = template.render(&self.context).map_err(wrong(place))?;
-            let (key, value) = resolve(place, action, key, &value)?;
+        for (key, value) in self.rendered(place, &call.with)? {
+            let (key, value) = resolve(place, action, &key, &value)?;
             with.insert(key, value);
         }
         defaults(action, &mut with);
         self.add(action, &mut with);
         Ok(with)
+    }
+
+    /// The parameters of a central step.
+    fn rendered(&self, place: &str, with: &Map<String, Value>) -> Result<Map<String, Value>, PlanError> {
+        let render = |(key, value): (&String, &Value)| {
+            let template = Template::compile(value).map_err(wrong(place))?;
+            self.no_host_values(place, &template.expressions())?;
+            Ok((key.clone(), template.render(&self.context).map_err(wrong(place))?))
+        };
+        with.iter().map(render).collect()
     }
 
     fn host_step(&self, place: &str, s: &HostStep) -> Result<TaskStep, PlanError> {

@@ -1,9 +1,8 @@
-//! Steps that are plugins: their values are rendered and held against the frozen definition's schema while the plan is made,
+//! Steps that are plugins: their values are held against the frozen definition's schema while the plan is made,
 //! so that what does not fit is told before anybody approves it.
 
 use super::{PlanError, PlanStep, PlanStepKind};
 use crate::{
-    expression::{Context, Template},
     flow::Call,
     plugin::{Plugin, check},
     reference::{self, Reference},
@@ -11,27 +10,18 @@ use crate::{
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// Action, parameters and timeout of the planned step. What a secret or an output will stand for is not known yet; the
+/// Action, parameters and timeout of the planned step; `with` is rendered, and absent when the step is skipped. What a secret or an output will stand for is not known yet; the
 /// executor checks again with the values in place.
 pub(super) fn step(
     id: &str,
     call: &Call,
     plugins: &BTreeMap<String, Plugin>,
-    context: &Context,
-    skipped: bool,
+    with: Option<Map<String, Value>>,
 ) -> Result<(String, Map<String, Value>, u32), PlanError> {
     let missing = || PlanError::NoPlugin { step: id.into(), uses: call.uses.clone() };
     let plugin = plugins.get(&call.uses).ok_or_else(missing)?;
     let timeout_s = if call.timeout_s == 0 { plugin.timeout_s } else { call.timeout_s };
-    if skipped {
-        return Ok((plugin.action(), Map::new(), timeout_s));
-    }
-    let wrong = |error| PlanError::Expression { step: id.into(), host: None, error };
-    let mut with = Map::new();
-    for (key, value) in &call.with {
-        let value = Template::compile(value).and_then(|t| t.render(context)).map_err(wrong)?;
-        with.insert(key.clone(), value);
-    }
+    let Some(with) = with else { return Ok((plugin.action(), Map::new(), timeout_s)) };
     let unfit = |faults| PlanError::PluginInputs { step: id.into(), plugin: plugin.key(), faults };
     for (key, value) in with.iter().filter(|(k, _)| !plugin.secrets.contains(k)) {
         let secret = reference::scan(value).into_iter().find_map(|r| match r {

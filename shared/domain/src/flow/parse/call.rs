@@ -28,8 +28,8 @@ pub(super) enum Seat {
 
 /// What a step gets on top of the time its own parameters ask for.
 const TIMEOUT_MARGIN_S: u64 = 30;
-/// A plugin says itself how long it may take; this is the most where the step says nothing.
-const PLUGIN_TIMEOUT_S: u32 = 3600;
+/// A plugin says itself how long it may take: its definition's time is put in when the plan is made.
+const PLUGIN_TIMEOUT_S: u32 = 0;
 
 /// A host step whose id may still have to be made unique.
 pub(super) struct Read {
