@@ -42,6 +42,10 @@ pub const WORK_SETTLED: &str = "windlass.settled";
 pub fn log(deployment: DeploymentId) -> String {
     format!("windlass.log.{deployment}")
 }
+/// Requests to a plugin that is a NATS service: request and reply in the services account.
+pub fn plugin(name: &str, version: &str, verb: &str) -> String {
+    format!("windlass.plugin.{}.{}.{}", token(name), token(version), token(verb))
+}
 pub fn dead(service: &str) -> String {
     format!("windlass.dlq.{}", token(service))
 }

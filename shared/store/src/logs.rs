@@ -9,6 +9,9 @@ use windlass_domain::{
     ids::{DeploymentId, TaskId},
 };
 
+/// The host under whose name the logs of central steps stand; no host can be called so.
+pub const CENTRAL_HOST: &str = "-";
+
 /// A piece of log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
