@@ -8,6 +8,7 @@ use crate::{
     logs::LogItem,
     shared::{Delivery, LateResult, Shared, Signal},
 };
+use serde_json::Value;
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -16,10 +17,12 @@ use std::{
 use windlass_bus::{Message, Subscription};
 use windlass_contracts::{
     frames::{DownBody, MAX_LOG_DATA, Up, UpBody},
+    sealed::is_seal_key,
     subjects,
 };
 use windlass_domain::{
     ids::{AgentId, TaskId},
+    reference,
     task::StepReport,
 };
 use windlass_store::sessions;
@@ -30,6 +33,8 @@ const MAX_STEPS: usize = 1000;
 const MAX_MESSAGE: usize = 4096;
 const MAX_DETAIL: usize = 1000;
 const MAX_NONCE: usize = 128;
+/// Outputs of one step. Agents allow 64 KiB.
+const MAX_OUTPUTS: usize = 192 * 1024;
 
 /// Opens a message and counts what is not believed.
 async fn open(shared: &Shared, message: &Message) -> Option<Up> {
@@ -174,9 +179,10 @@ async fn accepted(shared: &Shared, doubts: &mut Doubts, up: &Up) -> bool {
 /// The frame as one about a task, its texts cut and its numbers checked. `None`: it is none, or beyond all bounds.
 fn say_of(body: UpBody) -> Option<(TaskId, &'static str, Say)> {
     Some(match body {
-        UpBody::Accept { task, nonce, .. } => {
+        UpBody::Accept { task, nonce, seal_to, .. } => {
             let fits = (16..=MAX_NONCE).contains(&nonce.len()) && nonce.bytes().all(|b| b.is_ascii_alphanumeric());
-            (task, "accept", fits.then_some(Say::Accept { nonce })?)
+            let fits = fits && seal_to.as_deref().is_none_or(is_seal_key);
+            (task, "accept", fits.then_some(Say::Accept { nonce, seal_to })?)
         }
         UpBody::Refuse { task, code, detail } => {
             (task, "refuse", Say::Refuse { code, detail: cut(detail, MAX_DETAIL) })
@@ -203,7 +209,31 @@ fn say_of(body: UpBody) -> Option<(TaskId, &'static str, Say)> {
 
 fn step(mut s: StepReport) -> Option<StepReport> {
     s.message = cut(s.message, MAX_MESSAGE);
+    let text = serde_json::to_string(&s.outputs).ok()?;
+    // JSON of control characters is longer than they are.
+    if text.len() > MAX_OUTPUTS {
+        return None;
+    }
+    s.outputs = std::mem::take(&mut s.outputs).into_iter().map(|(k, v)| (tidy(k), tidied(v))).collect();
     ((s.index as usize) < MAX_STEPS).then_some(s)
+}
+
+/// What a script wrote, without what PostgreSQL would choke on or what stands for a reference.
+fn tidied(value: Value) -> Value {
+    match value {
+        Value::String(s) => Value::String(tidy(s)),
+        Value::Array(l) => Value::Array(l.into_iter().map(tidied).collect()),
+        Value::Object(m) => Value::Object(m.into_iter().map(|(k, v)| (tidy(k), tidied(v))).collect()),
+        other => other,
+    }
+}
+
+fn tidy(text: String) -> String {
+    if text.contains('\0') || reference::is_marked(&text) {
+        text.replace(['\0', '\u{FDD0}', '\u{FDD1}'], "\u{FFFD}")
+    } else {
+        text
+    }
 }
 
 /// At most `max` bytes, without control characters that PostgreSQL or a terminal would choke on.

@@ -4,10 +4,14 @@
 //! exactly once; `wait` counts from when the work was made.
 
 use crate::{
+    ansible,
     dispatch::{Draft, SERVICE},
     error::Stop,
     lease::Lease,
+    plans::PlanView,
+    plugins, secrets,
     shared::{Shared, work_event},
+    steplog,
 };
 use chrono::Utc;
 use reqwest::{
@@ -24,6 +28,8 @@ use windlass_contracts::subjects;
 use windlass_domain::{
     Timestamp,
     event::Severity,
+    mask::Masker,
+    plugin, reference,
     work::{CentralWork, Desired, WorkResult},
 };
 use windlass_runtime::outbound::Request;
@@ -34,19 +40,30 @@ const MAX_TRY: Duration = Duration::from_secs(30);
 const MAX_BODY: usize = 256 * 1024;
 /// Of the answer, this much is kept in the result.
 const KEPT_BODY: usize = 2048;
+/// A JSON answer up to this size is kept whole, for expressions to read.
+const KEPT_JSON: usize = 16 * 1024;
 /// No artifact is larger.
 const MAX_ARTIFACT: u64 = 64 * 1024 * 1024 * 1024;
 
 /// How a step came out.
 #[derive(Debug, Default)]
-struct Done {
+pub(crate) struct Done {
     /// Why it failed.
-    failed: Option<String>,
-    output: Value,
-    event: Option<Draft>,
+    pub(crate) failed: Option<String>,
+    pub(crate) output: Value,
+    pub(crate) event: Option<Draft>,
 }
 
-fn failed(reason: impl Into<String>) -> Done {
+/// What reaches a step while it runs.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    /// The deployment was aborted: end soon.
+    pub(crate) abort: CancellationToken,
+    /// There may be something new for the work in the database.
+    pub(crate) wake: Notify,
+}
+
+pub(crate) fn failed(reason: impl Into<String>) -> Done {
     Done { failed: Some(reason.into()), ..Done::default() }
 }
 
@@ -61,7 +78,8 @@ pub(crate) async fn drive(
     let mut lease = Lease::new(Arc::clone(&shared), claim.work.id, claim.epoch);
     let poll = shared.ctx.settings.poll_s.get();
     let mut next_poll = Instant::now();
-    let run = execute(&shared, &claim, &step);
+    let control = Control::default();
+    let run = execute(&shared, &claim, &step, &control);
     tokio::pin!(run);
     let done = loop {
         tokio::select! {
@@ -71,12 +89,16 @@ pub(crate) async fn drive(
                 return Err(Stop::Shutdown);
             }
             () = tokio::time::sleep_until(lease.due()) => lease.renew().await?,
-            () = bell.notified() => next_poll = Instant::now(),
+            () = bell.notified() => {
+                next_poll = Instant::now();
+                control.wake.notify_one();
+            }
             () = tokio::time::sleep_until(next_poll) => {
                 next_poll = Instant::now() + poll;
                 let desired = async { works::desired_now(&mut shared.ctx.store.read().await?, claim.work.id).await };
                 match desired.await {
-                    Ok(Some(Desired::Abort)) => break failed("stopped: the deployment was aborted"),
+                    // The step ends itself, so that it can put its house in order.
+                    Ok(Some(Desired::Abort)) => control.abort.cancel(),
                     Ok(_) => {}
                     Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot read the work"),
                 }
@@ -85,7 +107,7 @@ pub(crate) async fn drive(
                 Ok(done) => break done,
                 Err(error) => {
                     lease.after_failure(&error).await?;
-                    run.set(execute(&shared, &claim, &step));
+                    run.set(execute(&shared, &claim, &step, &control));
                 }
             },
         }
@@ -122,7 +144,8 @@ async fn settle(shared: &Shared, claim: &Claim, step: &CentralWork, done: &Done)
     tx.commit().await
 }
 
-async fn execute(shared: &Shared, claim: &Claim, step: &CentralWork) -> Result<Done, Error> {
+/// With everything filled in that the step refers to, and all that comes back masked.
+async fn execute(shared: &Shared, claim: &Claim, step: &CentralWork, control: &Control) -> Result<Done, Error> {
     let work = &claim.work;
     let view = match shared.plans.get(&shared.ctx.store, work.deployment, &work.plan_digest).await? {
         Ok(view) => view,
@@ -132,10 +155,56 @@ async fn execute(shared: &Shared, claim: &Claim, step: &CentralWork) -> Result<D
         Ok(found) => found,
         Err(problem) => return Ok(failed(problem.to_string())),
     };
+    let (with, masker) = match secrets::fill(shared, work, step, with).await? {
+        Ok(filled) => filled,
+        Err(reason) => return Ok(failed(format!("not started: {reason}"))),
+    };
+    let of = Step { view: &view, action, with: &with, timeout_s, masker: &masker };
+    let done = carry_out(shared, claim, step, control, &of).await?;
+    Ok(Done {
+        failed: done.failed.map(|reason| masker.text(&reason)),
+        output: reference::clean(masker.value(&done.output)),
+        ..done
+    })
+}
+
+struct Step<'a> {
+    view: &'a PlanView,
+    action: &'a str,
+    with: &'a Map<String, Value>,
+    timeout_s: u32,
+    masker: &'a Masker,
+}
+
+async fn carry_out(
+    shared: &Shared,
+    claim: &Claim,
+    step: &CentralWork,
+    control: &Control,
+    of: &Step<'_>,
+) -> Result<Done, Error> {
+    let work = &claim.work;
+    let Step { view, action, with, timeout_s, masker } = *of;
     let timeout = Duration::from_secs(timeout_s.max(1).into());
+    let calls = plugin::PREFIX;
+    if action == ansible::ACTION || action.starts_with(calls) {
+        let (log, writer) = steplog::open(masker.clone());
+        let logged = async {
+            // Its end is the end of the writer.
+            let log = log;
+            if action == ansible::ACTION {
+                return Ok(ansible::run(shared, &view.plan, with, timeout, &log, control).await);
+            }
+            let Some(plugin) = action.strip_prefix(calls).and_then(|key| view.plan.plugins.get(key)) else {
+                return Ok(failed(format!("the plan does not say what `{action}` is")));
+            };
+            plugins::run(plugins::Call { shared, claim, step, plugin, inputs: with, timeout, log: &log, control }).await
+        };
+        return tokio::join!(logged, writer.run(shared, work, &step.step)).0;
+    }
     let run = async {
         match action {
-            "http.request" => http(shared, &work.id.to_string(), with, timeout).await,
+            "http.request" => http(shared, &work.id.to_string(), with, timeout, masker).await,
             "artifact.verify" => verify(shared, with, timeout).await,
             "notify" => notify(&step.step, with),
             "wait" => wait(claim.created_at, with).await,
@@ -144,12 +213,15 @@ async fn execute(shared: &Shared, claim: &Claim, step: &CentralWork) -> Result<D
             }
         }
     };
-    if action == "wait" {
-        return Ok(run.await);
-    }
-    Ok(match tokio::time::timeout(timeout, run).await {
-        Ok(done) => done,
-        Err(_) => failed(format!("the step took longer than its timeout of {timeout_s} s")),
+    // `wait` has no other end than its own.
+    let timeout = if action == "wait" { Duration::MAX } else { timeout };
+    Ok(tokio::select! {
+        biased;
+        () = control.abort.cancelled() => failed("stopped: the deployment was aborted"),
+        done = tokio::time::timeout(timeout, run) => match done {
+            Ok(done) => done,
+            Err(_) => failed(format!("the step took longer than its timeout of {timeout_s} s")),
+        },
     })
 }
 
@@ -162,7 +234,7 @@ fn number(with: &Map<String, Value>, key: &str) -> Option<u64> {
 }
 
 /// Tries until the answer is as expected or `within_s` is over.
-async fn http(shared: &Shared, key: &str, with: &Map<String, Value>, timeout: Duration) -> Done {
+async fn http(shared: &Shared, key: &str, with: &Map<String, Value>, timeout: Duration, masker: &Masker) -> Done {
     let Some(url) = text(with, "url") else { return failed("`url` is missing") };
     let Ok(method) = text(with, "method").unwrap_or("GET").parse::<Method>() else {
         return failed("`method` is not one");
@@ -197,8 +269,13 @@ async fn http(shared: &Shared, key: &str, with: &Map<String, Value>, timeout: Du
                 let body = String::from_utf8_lossy(&r.body);
                 let fits = contains.is_none_or(|c| body.contains(c));
                 if u64::from(r.status) == want && fits {
-                    let body = crate::agents::cut(body.into_owned(), KEPT_BODY);
-                    let output = serde_json::json!({ "status": r.status, "body": body, "tries": tries });
+                    let json = (r.body.len() <= KEPT_JSON).then(|| serde_json::from_str::<Value>(&body).ok()).flatten();
+                    // Masked before it is cut, or half a secret would stand at the end.
+                    let body = crate::agents::cut(masker.text(&body), KEPT_BODY);
+                    let mut output = serde_json::json!({ "status": r.status, "body": body, "tries": tries });
+                    if let (Some(json), Some(output)) = (json, output.as_object_mut()) {
+                        output.insert("json".into(), json);
+                    }
                     return Done { output, ..Done::default() };
                 }
                 if fits {
@@ -223,7 +300,7 @@ async fn http(shared: &Shared, key: &str, with: &Map<String, Value>, timeout: Du
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut out = error.to_string();
     let mut cause = error.source();
     while let Some(c) = cause {
@@ -276,7 +353,7 @@ async fn verify(shared: &Shared, with: &Map<String, Value>, timeout: Duration) -
     Done { output: serde_json::json!({ "bytes": bytes, "digest": found }), ..Done::default() }
 }
 
-async fn digest_file(path: &Path, hash: &mut Sha256) -> std::io::Result<u64> {
+pub(crate) async fn digest_file(path: &Path, hash: &mut Sha256) -> std::io::Result<u64> {
     let mut file = tokio::fs::File::open(path).await?;
     if !file.metadata().await?.is_file() {
         return Err(std::io::Error::other("not a file"));

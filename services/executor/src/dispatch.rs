@@ -5,6 +5,7 @@
 //! started although they should have been (no agent, not reachable, refused): a wave that skips hosts is not a good wave.
 //! Hosts the budget itself held back, and hosts an abort stopped, do not.
 
+use crate::wave::Carried;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -28,14 +29,23 @@ pub(crate) struct Board {
     pub(crate) wave: WaveWork,
     /// Ids of the steps of each host's task, by index.
     pub(crate) steps: BTreeMap<String, Arc<Vec<String>>>,
+    /// What hosts gave on earlier attempts, by step.
+    pub(crate) carried: Carried,
     pub(crate) tasks: BTreeMap<TaskId, StoredTask>,
 }
 
 /// What an agent said about one task, checked for shape.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Say {
-    Accept { nonce: String },
-    Refuse { code: RefuseCode, detail: String },
+    /// `seal_to` is answered before it comes here.
+    Accept {
+        nonce: String,
+        seal_to: Option<String>,
+    },
+    Refuse {
+        code: RefuseCode,
+        detail: String,
+    },
     Started,
     Step(StepReport),
     Result(TaskReport),
@@ -161,7 +171,7 @@ pub(crate) fn decide(
     }
     let over = failures(&d, board) > board.wave.max_failures;
     for input in accepts {
-        if let Input::Said { task, instance, say: Say::Accept { nonce } } = input {
+        if let Input::Said { task, instance, say: Say::Accept { nonce, .. } } = input {
             accept(&mut d, board, desired, over, task, Grant { nonce, instance }, now);
         }
     }
@@ -313,17 +323,30 @@ pub(crate) fn result(board: &Board, changed: &[StoredTask]) -> Option<WorkResult
     let by_host: BTreeMap<&str, &Task> = held.chain(over.values().copied()).map(|t| (t.host.as_str(), t)).collect();
     let host = |h: &WaveHost| {
         let t = by_host.get(h.host.as_str())?;
+        let mut outputs = board.carried.get(&h.host).cloned().unwrap_or_default();
+        if let Some(names) = board.steps.get(&h.host) {
+            outputs.extend(outputs_of(t, names));
+        }
         Some(HostResult {
             host: h.host.clone(),
             attempt: h.attempt,
             outcome: t.outcome()?,
             failed_step: t.failed_step(),
             reason: t.reason.clone(),
-            outputs: serde_json::Map::new(),
+            outputs,
         })
     };
     let hosts: Option<Vec<HostResult>> = board.wave.hosts.iter().map(host).collect();
     hosts.map(|hosts| WorkResult::Wave { hosts })
+}
+
+/// What a task's steps gave, by step.
+pub(crate) fn outputs_of(t: &Task, names: &[String]) -> serde_json::Map<String, serde_json::Value> {
+    t.steps
+        .iter()
+        .filter(|s| !s.outputs.is_empty())
+        .filter_map(|s| Some((names.get(s.index as usize)?.clone(), serde_json::Value::Object(s.outputs.clone()))))
+        .collect()
 }
 
 /// What a change of a task tells the world.

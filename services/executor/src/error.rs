@@ -11,6 +11,8 @@ pub enum Error {
     Subscribe(#[source] windlass_bus::doorbell::BusError),
     #[error("the client for HTTP steps cannot be built")]
     Outbound(#[from] windlass_runtime::outbound::OutboundError),
+    #[error("the settings of `vault` cannot be used")]
+    Vault(#[from] windlass_runtime::vault::VaultError),
     #[error("a part of the executor ended unexpectedly: {0}")]
     Ended(&'static str),
 }

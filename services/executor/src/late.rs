@@ -97,7 +97,8 @@ pub(crate) async fn apply(
     if agent.is_some() && row.task.agent != agent {
         return Ok(Late::WrongAgent);
     }
-    let steps = step_names(shared, &row).await?;
+    let names = names(shared, &row).await?;
+    let steps = names.get(&row.task.host).cloned().unwrap_or_default();
     let mut tx = shared.ctx.store.write().await?;
     let now = tx.now().await?;
     if let Err(why) = row.task.apply(input.clone(), now) {
@@ -123,7 +124,8 @@ pub(crate) async fn apply(
         let rows = tasks::of_work(&mut tx, row.work).await?;
         let board = dispatch::Board {
             wave: wave.clone(),
-            steps: BTreeMap::new(),
+            carried: crate::wave::carried(&mut tx, &stored.work, wave, &names).await?,
+            steps: names,
             tasks: rows.into_iter().map(|t| (t.task.id, t)).collect(),
         };
         let result = dispatch::result(&board, &[]).ok_or(Error::Conflict)?;
@@ -137,11 +139,13 @@ pub(crate) async fn apply(
     Ok(Late::Applied)
 }
 
-/// Names of the task's steps, for the events.
-async fn step_names(shared: &Shared, row: &tasks::StoredTask) -> Result<Arc<Vec<String>>, Error> {
-    let Some(w) = works::get(&mut shared.ctx.store.read().await?, row.work).await? else { return Ok(Arc::default()) };
+/// Names of the steps of every host of the work, for events and outputs.
+async fn names(shared: &Shared, row: &tasks::StoredTask) -> Result<BTreeMap<String, Arc<Vec<String>>>, Error> {
+    let Some(w) = works::get(&mut shared.ctx.store.read().await?, row.work).await? else { return Ok(BTreeMap::new()) };
     let view = shared.plans.get(&shared.ctx.store, row.deployment, &w.work.plan_digest).await?;
-    Ok(view.map(|v| crate::logs::step_names(&v, &row.step, &row.task.host)).unwrap_or_default())
+    let (Ok(view), WorkSpec::Wave(wave)) = (view, &w.work.spec) else { return Ok(BTreeMap::new()) };
+    let of = |host: &String| (host.clone(), crate::logs::step_names(&view, &row.step, host));
+    Ok(wave.hosts.iter().map(|h| of(&h.host)).collect())
 }
 
 /// Applies the overrides people have given.

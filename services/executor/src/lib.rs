@@ -2,6 +2,7 @@
 //! itself. All it knows is in the database; a process that dies is followed by any other.
 
 mod agents;
+mod ansible;
 mod central;
 mod claims;
 mod directory;
@@ -13,10 +14,16 @@ mod lease;
 mod logs;
 mod metrics;
 mod plans;
+mod plugins;
+mod program;
+mod secrets;
 mod shared;
+mod ssh;
+mod steplog;
 mod wave;
 
 pub use error::Error;
+pub use ssh::{ScanError, scan};
 
 use directory::Directory;
 use logs::Logs;
@@ -48,8 +55,10 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
         directory: Directory::default(),
         router: Router::default(),
         plans: Plans::default(),
+        vault: windlass_runtime::Vault::new(&settings.vault)?,
         logs,
         late,
+        ssh: ssh::Ssh::default(),
         ctx: ctx.clone(),
     });
     let up = agents_bus.subscribe(subjects::ALL_AGENT_UP).await.map_err(Error::Subscribe)?;
@@ -76,6 +85,7 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
     part!("log frames", agents::logs(Arc::clone(&shared), log));
     part!("log writer", logs::run(Arc::clone(&shared), log_items, logs::CAP));
     part!("late results", late::results(Arc::clone(&shared), late_results));
+    part!("hosts reached by SSH", ssh::run(Arc::clone(&shared)));
     part!("housekeeping", agents::housekeeping(Arc::clone(&shared)));
     ctx.health.ok("executor");
     // In this task, so that its end releases the claims before the parts they need are stopped.

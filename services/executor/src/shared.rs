@@ -6,6 +6,8 @@ use crate::{
     logs::Logs,
     metrics::Metrics,
     plans::Plans,
+    ssh::Ssh,
+    wave::Fetched,
 };
 use chrono::Utc;
 use nkeys::KeyPair;
@@ -27,7 +29,7 @@ use windlass_domain::{
     task::TaskReport,
     work::Work,
 };
-use windlass_runtime::Outbound;
+use windlass_runtime::{Outbound, Vault};
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -41,8 +43,12 @@ pub(crate) struct Shared {
     pub(crate) logs: Logs,
     pub(crate) metrics: Metrics,
     pub(crate) outbound: Outbound,
+    /// Where set.
+    pub(crate) vault: Option<Vault>,
     /// Results of tasks nobody here drives.
     pub(crate) late: mpsc::Sender<LateResult>,
+    /// Hosts without an agent of their own.
+    pub(crate) ssh: Ssh,
 }
 
 #[derive(Debug)]
@@ -109,6 +115,13 @@ pub(crate) enum Signal {
         task: TaskId,
         instance: String,
         say: Say,
+    },
+    /// What became of the secrets of an ACCEPT.
+    Secrets {
+        task: TaskId,
+        instance: String,
+        nonce: String,
+        fetched: Fetched,
     },
     /// The agent said HELLO: send again what it waits for.
     Nudge(TaskId),

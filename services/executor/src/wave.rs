@@ -2,6 +2,9 @@
 //! and frames that are re-sent from state until the next state is reached.
 
 mod frames;
+mod grants;
+
+pub(crate) use grants::{Carried, Fetched, carried};
 
 use crate::{
     directory::QUARANTINE,
@@ -11,8 +14,10 @@ use crate::{
     logs::{LogMeta, step_names},
     plans::{PlanProblem, PlanView},
     shared::{Shared, Signal, work_event},
+    ssh,
 };
 use frames::Timer;
+use grants::Grants;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
@@ -54,6 +59,9 @@ pub(crate) struct Wave {
     missing: VecDeque<WaveHost>,
     desired: Desired,
     timers: HashMap<TaskId, Timer>,
+    grants: Grants,
+    /// Tasks to fence at once.
+    fences: Vec<TaskId>,
     inbox: mpsc::Receiver<Signal>,
     to_inbox: mpsc::Sender<Signal>,
     /// Nobody is silent before we have listened for a while.
@@ -90,12 +98,21 @@ impl Wave {
             Some((h.host.clone(), step_names(view, &wave.step, &h.host)))
         });
         let steps: BTreeMap<String, Arc<Vec<String>>> = steps.collect();
+        let carried = loop {
+            let read = async { carried(&mut shared.ctx.store.read().await?, &claim.work, &wave, &steps).await };
+            match read.await {
+                Ok(c) => break c,
+                Err(error) => lease.after_failure(&error).await?,
+            }
+        };
         let trace = telemetry::traceparent_of_current().or_else(|| claim.work.trace.clone());
         let mut me = Wave {
-            board: Board { wave, steps, tasks: BTreeMap::new() },
+            board: Board { wave, steps, carried, tasks: BTreeMap::new() },
             missing: VecDeque::new(),
             desired: claim.work.desired,
             timers: HashMap::new(),
+            grants: Grants::default(),
+            fences: Vec::new(),
             listening_since: chrono::Utc::now(),
             shared,
             claim,
@@ -124,6 +141,7 @@ impl Wave {
             .clamp(Duration::from_millis(10), Duration::from_secs(1));
         self.shared.directory.refresh_on_demand(&self.shared.ctx.store).await;
         self.reload().await?;
+        self.first_contact().await?;
         let mut signals = Vec::new();
         let mut turn = true;
         let mut look = false;
@@ -144,6 +162,7 @@ impl Wave {
                     }
                 }
             }
+            self.send_fences().await;
             self.send_due().await;
             if turn || !self.missing.is_empty() {
                 // More to do at once, but not without looking at what came in.
@@ -180,6 +199,27 @@ impl Wave {
                 }
             }
         }
+    }
+
+    /// A host that is reached by SSH for the first time has no identity yet; it gets one now, or the reason why not.
+    async fn first_contact(&mut self) -> Result<(), Stop> {
+        let hosts = self.missing.iter().map(|h| h.host.clone()).collect();
+        let limit = self.shared.ctx.settings.executor.offer_timeout_s.get();
+        let mut contact = ssh::FirstContact::of(&self.shared, hosts).await;
+        while contact.goes_on(limit) {
+            contact.wait(&self.shared).await;
+            if self.lease.due() <= Instant::now() {
+                self.lease.renew().await?;
+            }
+            let desired =
+                async { works::desired_now(&mut self.shared.ctx.store.read().await?, self.claim.work.id).await };
+            match desired.await {
+                Ok(Some(Desired::Run)) => {}
+                Ok(_) => break,
+                Err(error) => self.lease.after_failure(&error).await?,
+            }
+        }
+        Ok(())
     }
 
     /// Everything from the database, as after a takeover.
@@ -223,6 +263,12 @@ impl Wave {
         let mut inputs = Vec::with_capacity(signals.len());
         for s in signals.drain(..) {
             match s {
+                Signal::Said { task, instance, say: Say::Accept { nonce, seal_to } } => {
+                    inputs.extend(self.accept(task, instance, nonce, seal_to));
+                }
+                Signal::Secrets { task, instance, nonce, fetched } => {
+                    inputs.extend(self.fetched(task, instance, nonce, fetched));
+                }
                 Signal::Said { task, instance, say } => {
                     let host = self.board.tasks.get(&task).map(|t| t.task.host.as_str());
                     let steps = host.and_then(|h| self.board.steps.get(h)).map_or(0, |s| s.len());
@@ -263,8 +309,13 @@ impl Wave {
         let seen = t.agent.and_then(|a| self.shared.directory.seen(a));
         match t.state {
             TaskState::Offered if over(t.offered_at?, settings.offer_timeout_s.get()) => {
+                if let Some(why) = self.grants.why(t.id) {
+                    return Some(Input::TimedOut { task: t.id, reason: format!("not started: {why}") });
+                }
                 let quiet = seen.is_none_or(|s| over(s.at, settings.suspect_s.get()));
-                let reason = if quiet {
+                let reason = if let Some(why) = self.shared.ssh.error(&t.host).filter(|_| quiet) {
+                    format!("host {} is not reachable over SSH: {why}", t.host)
+                } else if quiet {
                     format!(
                         "host {} is not reachable: its agent has not been heard; check `windlass-agent` there",
                         t.host
@@ -347,6 +398,9 @@ impl Wave {
             let id = row.task.id;
             let before = self.board.tasks.insert(id, row);
             self.observe(before.as_ref(), id);
+            if self.board.tasks.get(&id).is_some_and(|t| t.task.started_at.is_some() || t.task.state.is_settled()) {
+                self.grants.forget(id);
+            }
             if before.is_none() {
                 self.adopt(id);
             }
@@ -396,7 +450,12 @@ impl Wave {
             },
         };
         match agent {
-            None => blocked = Some(format!("host {0} has no agent: run `windlass enroll {0}`", h.host)),
+            None => {
+                blocked = Some(match self.shared.ssh.error(&h.host) {
+                    Some(why) => format!("host {} is not reachable over SSH: {why}", h.host),
+                    None => format!("host {0} has no agent: run `windlass enroll {0}`, or give it `ssh`", h.host),
+                });
+            }
             Some(a) if self.shared.directory.seen(a).is_some_and(|s| s.instance.starts_with(QUARANTINE)) => {
                 blocked =
                     Some(format!("the agent of host {} is quarantined: revoke it and enroll the host anew", h.host));
@@ -406,7 +465,9 @@ impl Wave {
         if h.attempt > 1 {
             // I7. The scheduler asks for a retry only of what allows it; here it is made sure of.
             let earlier = tasks::earlier_attempts(tx, work.deployment, step, segment, &h.host, h.attempt).await?;
-            if let Some(e) = earlier.iter().find(|e| !e.task.allows_next_attempt()) {
+            // A repeated step runs again after a success.
+            let again = |s: TaskState| self.board.wave.again && s == TaskState::Succeeded;
+            if let Some(e) = earlier.iter().find(|e| !e.task.allows_next_attempt() && !again(e.task.state)) {
                 let state = e.task.state.as_str();
                 blocked = Some(format!("not started: attempt {} on this host is {state}", e.task.attempt));
             }

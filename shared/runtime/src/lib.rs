@@ -8,8 +8,10 @@ pub mod seal;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
+pub mod vault;
 
 pub use health::Health;
 pub use outbound::Outbound;
 pub use seal::Sealer;
 pub use settings::Settings;
+pub use vault::Vault;

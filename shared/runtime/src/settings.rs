@@ -78,6 +78,7 @@ pub struct Settings {
     pub executor: Executor,
     pub ssh: Ssh,
     pub vault: Vault,
+    pub source: Source,
     pub notifier: Notifier,
     pub telemetry: Telemetry,
 }
@@ -199,6 +200,41 @@ impl Default for Vault {
     }
 }
 
+/// Projects whose documents live in Git.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Source {
+    /// Hosts that may be fetched from. Empty: every host the api can reach, so whoever may define a project may make the
+    /// api connect there.
+    pub hosts: Vec<String>,
+    /// Repositories on this machine (`file://…`) may be named.
+    pub allow_file: bool,
+    /// Host keys of SSH servers, as in `~/.ssh/known_hosts`; a server that is not in it is refused. Unset:
+    /// `<state_dir>/known_hosts`.
+    pub known_hosts: Option<PathBuf>,
+    /// For one look at one repository, all in all.
+    pub timeout_s: Seconds,
+    /// Largest pack that is fetched, and largest sum of the documents in it.
+    pub max_pack_bytes: u64,
+    pub max_document_bytes: u64,
+    /// Most documents' files.
+    pub max_files: usize,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Source {
+            hosts: vec![],
+            allow_file: false,
+            known_hosts: None,
+            timeout_s: Seconds::new(60),
+            max_pack_bytes: 256 << 20,
+            max_document_bytes: 8 << 20,
+            max_files: 500,
+        }
+    }
+}
+
 /// Hosts that executors reach by SSH.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -268,6 +304,7 @@ impl Default for Settings {
             executor: Executor::default(),
             ssh: Ssh::default(),
             vault: Vault::default(),
+            source: Source::default(),
             notifier: Notifier::default(),
             telemetry: Telemetry::default(),
         }

@@ -34,7 +34,7 @@ fn board(hosts: usize, parallel: u32, max_failures: u32) -> (Board, Vec<NewTask>
             parallel,
             max_failures,
         };
-        (Board { wave, steps: BTreeMap::new(), tasks: BTreeMap::new() }, new)
+        (Board { wave, steps: BTreeMap::new(), carried: BTreeMap::new(), tasks: BTreeMap::new() }, new)
     }
 }
 
@@ -79,10 +79,11 @@ fn parallel_and_budget_hold() {
     turn(&mut b, Desired::Run, vec![], new);
     assert_eq!(states(&b), [Offered, Offered, Pending, Pending]);
     let (h0, h1) = (id(&b, 0), id(&b, 1));
-    turn(&mut b, Desired::Run, vec![said(h0, Say::Accept { nonce: "n".into() })], vec![]);
+    turn(&mut b, Desired::Run, vec![said(h0, Say::Accept { nonce: "n".into(), seal_to: None })], vec![]);
     assert_eq!(states(&b), [Granted, Offered, Pending, Pending]);
     // The failure and the accept come in one batch: the failure counts first, so h1 is not granted.
-    let batch = vec![said(h1, Say::Accept { nonce: "m".into() }), said(h0, report(ReportedOutcome::Failed))];
+    let batch =
+        vec![said(h1, Say::Accept { nonce: "m".into(), seal_to: None }), said(h0, report(ReportedOutcome::Failed))];
     let d = turn(&mut b, Desired::Run, batch, vec![]);
     assert_eq!(states(&b), [Failed, NotStarted, NotStarted, NotStarted]);
     assert!(!d.frames.iter().any(|(_, f)| *f == Frame::Grant));
@@ -100,8 +101,8 @@ fn an_abort_grants_nothing_and_withdraws_the_ungranted() {
     let (mut b, new) = board(3, 2, 3);
     turn(&mut b, Desired::Run, vec![], new);
     let (h0, h1) = (id(&b, 0), id(&b, 1));
-    turn(&mut b, Desired::Run, vec![said(h0, Say::Accept { nonce: "n".into() })], vec![]);
-    let d = turn(&mut b, Desired::Abort, vec![said(h1, Say::Accept { nonce: "m".into() })], vec![]);
+    turn(&mut b, Desired::Run, vec![said(h0, Say::Accept { nonce: "n".into(), seal_to: None })], vec![]);
+    let d = turn(&mut b, Desired::Abort, vec![said(h1, Say::Accept { nonce: "m".into(), seal_to: None })], vec![]);
     assert_eq!(states(&b), [Granted, NotStarted, NotStarted]);
     assert_eq!(d.frames, [(h1, Frame::Fence)], "h1's agent is told to forget the offer");
     assert!(result(&b, &[]).is_none(), "a granted host is waited for");
@@ -133,7 +134,7 @@ fn every_report_of_a_settled_task_is_acknowledged_again() {
     let (mut b, new) = board(1, 0, 0);
     turn(&mut b, Desired::Run, vec![], new);
     let h0 = id(&b, 0);
-    turn(&mut b, Desired::Run, vec![said(h0, Say::Accept { nonce: "n".into() })], vec![]);
+    turn(&mut b, Desired::Run, vec![said(h0, Say::Accept { nonce: "n".into(), seal_to: None })], vec![]);
     for _ in 0..2 {
         let d = turn(&mut b, Desired::Run, vec![said(h0, report(ReportedOutcome::Succeeded))], vec![]);
         assert_eq!(d.frames, [(h0, Frame::ResultAck)]);

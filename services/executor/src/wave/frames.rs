@@ -62,6 +62,7 @@ impl Wave {
         let Some(row) = self.board.tasks.get(&id) else { return };
         let t = &row.task;
         let Some(agent) = t.agent else { return };
+        self.shared.ssh.ask(&t.host);
         let seen = self.shared.directory.seen(agent);
         let session = seen.filter(|s| !s.instance.starts_with(QUARANTINE)).map(|s| s.instance);
         match frame {
@@ -77,8 +78,16 @@ impl Wave {
                 if stale {
                     self.offer(row, g.instance.clone()).await;
                 }
+                let secrets = self.grants.sealed(id, &g.nonce).cloned();
+                if secrets.is_none() && !self.needs(&t.host).is_empty() {
+                    // Another executor sealed them: the agent says ACCEPT again, with the key they are to be sealed to.
+                    if !stale {
+                        self.offer(row, g.instance).await;
+                    }
+                    return;
+                }
                 let body = DownBody::Grant {
-                    secrets: None,
+                    secrets,
                     task: id,
                     nonce: g.nonce,
                     epoch: self.lease.epoch,
@@ -101,7 +110,7 @@ impl Wave {
         let timeout = self.shared.ctx.settings.executor.offer_timeout_s.get();
         let work = &self.claim.work;
         let offer = Offer {
-            outputs: Default::default(),
+            outputs: self.outputs(&row.task.host),
             task: row.task.id,
             work: work.id,
             deployment: work.deployment,

@@ -124,6 +124,9 @@ impl World {
         }
         let plan = Plan {
             scopes: Default::default(),
+            plugins: Default::default(),
+            left_out: Default::default(),
+            release_values: Default::default(),
             project: "shop".into(),
             environment: "prod".into(),
             release: uuid::Uuid::now_v7().into(),
@@ -252,6 +255,7 @@ impl World {
     pub(crate) async fn wave(&self, hosts: usize, parallel: u32, max_failures: u32) -> WorkId {
         let hosts = (0..hosts).map(|i| WaveHost { host: format!("h{i}"), attempt: 1, start_at: 0 }).collect();
         self.insert(WorkSpec::Wave(WaveWork {
+            again: false,
             outputs: Default::default(),
             step: "roll".into(),
             wave: 0,

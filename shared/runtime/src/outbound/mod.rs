@@ -171,8 +171,22 @@ impl Outbound {
         Self::with_lookup(allow, Arc::new(SystemLookup))
     }
 
+    /// [`Outbound::new`] that trusts these certificates (PEM) and no others.
+    pub fn with_roots(allow: Vec<IpNet>, pem: &[u8]) -> Result<Outbound, OutboundError> {
+        let roots = reqwest::Certificate::from_pem_bundle(pem).map_err(OutboundError::Client)?;
+        Self::build(allow, Arc::new(SystemLookup), Some(roots))
+    }
+
     /// [`Outbound::new`] with another resolver.
     pub fn with_lookup(allow: Vec<IpNet>, lookup: Arc<dyn Lookup>) -> Result<Outbound, OutboundError> {
+        Self::build(allow, lookup, None)
+    }
+
+    fn build(
+        allow: Vec<IpNet>,
+        lookup: Arc<dyn Lookup>,
+        roots: Option<Vec<reqwest::Certificate>>,
+    ) -> Result<Outbound, OutboundError> {
         let guard = Arc::new(Guard::new(allow));
         let builder = || {
             reqwest::Client::builder()
@@ -186,6 +200,10 @@ impl Outbound {
                 .pool_idle_timeout(Duration::from_secs(30))
                 .user_agent(concat!("windlass/", env!("CARGO_PKG_VERSION")))
         };
+        if let Some(roots) = roots {
+            let client = builder().tls_certs_only(roots).build().map_err(OutboundError::Client)?;
+            return Ok(Outbound { client, guard, lookup });
+        }
         let client = match builder().build() {
             Ok(c) => c,
             Err(error) => {
