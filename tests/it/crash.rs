@@ -1,18 +1,22 @@
 //! Crashes: every service, NATS and an agent killed in the middle of deployments, and the broker's store wiped. Each
 //! deployment ends right, and each step's own append to a file shows exactly one start an attempt.
 
-use crate::world::{Form, SERVICES, World};
+use crate::{
+    ssh::Reach,
+    world::{Form, SERVICES, World},
+};
 use rand::Rng;
 use std::time::Duration;
 use windlass_testkit::{Db, eventually};
 
 /// Moments of death for each victim.
-const MOMENTS: usize = 10;
-const HOSTS: [&str; 4] = ["h1", "h2", "h3", "h4"];
+pub(crate) const MOMENTS: usize = 10;
+pub(crate) const HOSTS: [&str; 4] = ["h1", "h2", "h3", "h4"];
 const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
-async fn world(db: Db, form: Form) -> World {
+pub(crate) async fn world(db: Db, form: Form, reach: Reach) -> World {
     let mut w = World::start(db, form).await;
+    w.reach(reach, &HOSTS).await;
     w.apply(&w.catalog(&HOSTS, "1 *2", 0, "parallel: 0")).await;
     w.agents(&HOSTS).await;
     for v in VERSIONS {
@@ -23,7 +27,7 @@ async fn world(db: Db, form: Form) -> World {
 
 /// Runs a deployment, kills `victim` when a random one of its steps has begun (or none yet), starts it again after a
 /// random while, and sees the end.
-async fn kill_once(w: &mut World, victim: &str, round: usize, wipe: bool) {
+pub(crate) async fn kill_once(w: &mut World, victim: &str, round: usize, wipe: bool) {
     let before = w.starts().len();
     let id = w.deploy("shop", "beta", VERSIONS[round % 2]).await;
     let (begun, moment, pause) = {
@@ -68,7 +72,7 @@ fn wipe_store(w: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_one_process_of_the_embedded_form() {
-    let mut w = world(Db::sqlite(), Form::Embedded).await;
+    let mut w = world(Db::sqlite(), Form::Embedded, Reach::Agent).await;
     assert_eq!(w.form(), Form::Embedded);
     for round in 0..MOMENTS {
         kill_once(&mut w, "up", round, false).await;
@@ -77,7 +81,7 @@ async fn killing_the_one_process_of_the_embedded_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_each_service_and_nats_of_the_scaled_form() {
-    let mut w = world(Db::postgres().await, Form::Scaled).await;
+    let mut w = world(Db::postgres().await, Form::Scaled, Reach::Agent).await;
     for victim in SERVICES.into_iter().chain(["nats"]) {
         for round in 0..MOMENTS {
             kill_once(&mut w, victim, round, false).await;
@@ -87,7 +91,7 @@ async fn killing_each_service_and_nats_of_the_scaled_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_an_agent_but_not_its_runner() {
-    let mut w = world(Db::sqlite(), Form::Embedded).await;
+    let mut w = world(Db::sqlite(), Form::Embedded, Reach::Agent).await;
     for round in 0..MOMENTS {
         kill_once(&mut w, HOSTS[round % HOSTS.len()], round, false).await;
     }
@@ -95,7 +99,7 @@ async fn killing_an_agent_but_not_its_runner() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wiping_the_brokers_store_in_the_middle() {
-    let mut w = world(Db::postgres().await, Form::Scaled).await;
+    let mut w = world(Db::postgres().await, Form::Scaled, Reach::Agent).await;
     for round in 0..MOMENTS {
         kill_once(&mut w, "nats", round, true).await;
     }

@@ -3,6 +3,7 @@
 
 use crate::{
     package::pack,
+    ssh::Reach,
     world::{Form, PATIENCE, World},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -100,9 +101,11 @@ fn chat() -> (String, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
     (url, heard)
 }
 
-async fn journey(db: Db) {
+/// The same whatever reaches the hosts.
+pub(crate) async fn journey(db: Db, reach: Reach) {
     let hosts = ["h1", "h2", "h3"];
     let mut w = World::start(db, Form::Embedded).await;
+    w.reach(reach, &hosts).await;
     let catalog = w.catalog(&hosts, "1 *2", 1, "parallel: 0")
         + "---\nkind: channel\nname: ops\nprovider: { type: slack, url: ops-url }\nrules:\n  - { severity: notice }\n";
     w.apply(&catalog).await;
@@ -168,12 +171,12 @@ async fn journey(db: Db) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_job_on_sqlite() {
-    journey(Db::sqlite()).await;
+    journey(Db::sqlite(), Reach::Agent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_job_on_postgres() {
-    journey(Db::postgres().await).await;
+    journey(Db::postgres().await, Reach::Agent).await;
 }
 
 /// A deployment approved for one digest does not run after its plan changed.

@@ -64,6 +64,7 @@ impl World {
         let mut y = String::from("kind: project\nname: shop\ngroup: retail\nhooks:\n  cdevents: { secret: ci }\n");
         for h in hosts {
             y += &format!("---\nkind: host\nname: {h}\naddress: 127.0.0.1\nlabels: {{ role: web }}\n");
+            y += &self.ssh_of(h);
         }
         y += &format!("---\nkind: environment\nproject: shop\nname: beta\nflow: web\nhosts: [{}]\n", hosts.join(", "));
         y += &format!(

@@ -33,6 +33,8 @@ pub(crate) struct World {
     form: Form,
     nats_port: u16,
     pub(crate) nats_starts: usize,
+    /// Hosts reached by SSH, when `by_ssh` was called.
+    pub(crate) fleet: Option<crate::ssh::Fleet>,
     _db: Db,
 }
 
@@ -69,6 +71,9 @@ unknown_s = 30.0
 offer_timeout_s = 30.0
 resend_max_s = 1.0
 allow_private_addresses = ["127.0.0.0/8"]
+[ssh]
+retry_max_s = 1.0
+check_s = 5.0
 [notifier]
 allow_private_addresses = ["127.0.0.0/8"]
 "#,
@@ -93,6 +98,7 @@ impl World {
             form,
             nats_port,
             nats_starts: 0,
+            fleet: None,
             dir,
             _db: db,
         };
@@ -173,6 +179,8 @@ impl World {
                 (nats_server_binary(), vec!["-c".into(), conf])
             }
             s if SERVICES.contains(&s) => (program("windlass"), vec![s.into(), "--config".into(), config]),
+            "executor-2" => (program("windlass"), vec!["executor".into(), "--config".into(), config]),
+            host if self.fleet.is_some() => self.sshd(host),
             host => {
                 let (state, root) = (self.agent_dir(host), self.root(host));
                 let args = vec![
@@ -189,10 +197,13 @@ impl World {
     }
 
     pub(crate) fn kill(&mut self, name: &str) {
+        if self.fleet.is_some() {
+            self.cut(name);
+        }
         self.processes.get_mut(name).unwrap_or_else(|| panic!("no process {name}")).kill();
     }
 
-    fn agent_dir(&self, host: &str) -> PathBuf {
+    pub(crate) fn agent_dir(&self, host: &str) -> PathBuf {
         self.dir.path().join("agents").join(host)
     }
 
@@ -203,7 +214,8 @@ impl World {
 
     /// Enrols and starts an agent for each host.
     pub(crate) async fn agents(&mut self, hosts: &[&str]) {
-        for host in hosts {
+        let mine: &[&str] = if self.fleet.is_some() { &[] } else { hosts };
+        for host in mine {
             let token = self.post("/enroll-tokens", json!({ "host": host })).await;
             let (state, root) = (self.agent_dir(host), self.root(host));
             std::fs::create_dir_all(&root).expect("root");
@@ -218,6 +230,7 @@ impl World {
         eventually(PATIENCE, "all agents connected", async || {
             let hosts = self.get("/hosts").await;
             let items = hosts["items"].as_array().or(hosts.as_array()).cloned().unwrap_or_default();
+            assert!(!items.is_empty(), "apply the catalog first");
             items.iter().all(|h| h["state"] == "connected").then_some(())
         })
         .await;

@@ -176,7 +176,9 @@ impl Link {
                     Kind::Log => subjects::agent_log(id),
                     _ => subjects::agent_up(id),
                 };
-                tokio::time::timeout(SEND, client.publish(subject, bytes.into())).await.map(|r| r.map_err(|e| e.to_string()))
+                tokio::time::timeout(SEND, client.publish(subject, bytes.into()))
+                    .await
+                    .map(|r| r.map_err(|e| e.to_string()))
             }
             Carrier::Streams(s) => tokio::time::timeout(SEND, s.send(kind, &bytes)).await.map(Ok),
         };

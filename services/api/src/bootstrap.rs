@@ -15,7 +15,7 @@ use windlass_domain::{
     ids::TokenId,
 };
 use windlass_runtime::keys;
-use windlass_store::{Tx, events, people, tokens};
+use windlass_store::{Tx, events, people, ssh, tokens};
 
 const ADMIN: &str = "admin";
 /// Also how `doctor` finds the token.
@@ -98,4 +98,11 @@ pub(crate) async fn forget(state: &State) -> Result<(), Fail> {
         windlass_store::agents::forget_tokens(&mut tx, now() - day * 30).await?
     });
     n.map(drop)
+}
+
+/// Writes down the public keys that agents must know, for executors, which hold no private half of them.
+pub(crate) async fn publish_keys(state: &State) -> Result<(), windlass_store::Error> {
+    let mut tx = state.store().write().await?;
+    ssh::put_control_key(&mut tx, ssh::APPROVAL_KEY, &state.approval.public_key()).await?;
+    tx.commit().await
 }

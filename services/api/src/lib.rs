@@ -11,7 +11,9 @@ mod intake;
 mod limit;
 mod page;
 mod problem;
+mod report;
 mod routes;
+mod source;
 mod state;
 mod table;
 mod view;
@@ -51,6 +53,8 @@ pub enum Error {
     Serve(#[source] std::io::Error),
     #[error("the api's keys cannot be read")]
     Keys(#[source] windlass_bus::IdentityError),
+    #[error("the public keys of the control plane could not be written down")]
+    Store(#[source] windlass_store::Error),
     #[error("the first person could not be made: {0}")]
     Bootstrap(String),
 }
@@ -76,7 +80,9 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
 pub async fn run_on(ctx: Context, listener: TcpListener) -> Result<(), Error> {
     let state = Arc::new(State::new(ctx.clone()).map_err(Error::Keys)?);
     bootstrap::first_person(&state).await.map_err(|e| Error::Bootstrap(e.into_problem().detail))?;
+    bootstrap::publish_keys(&state).await.map_err(Error::Store)?;
     ctx.spawn(intake::bus::run(Arc::clone(&state)));
+    ctx.spawn(source::run(Arc::clone(&state)));
     ctx.spawn(forget(Arc::clone(&state)));
     let table = routes::table();
     let data = web::Data::from(Arc::clone(&state));

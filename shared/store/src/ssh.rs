@@ -31,8 +31,10 @@ pub async fn all(tx: &mut Tx) -> Result<Vec<Known>, Error> {
 }
 
 pub async fn get(tx: &mut Tx, host: &str) -> Result<Option<Known>, Error> {
-    let row: Option<Row> =
-        sql("SELECT host, agent_id, checked_at, error FROM ssh_hosts WHERE host = $1").bind(host).fetch_optional(tx).await?;
+    let row: Option<Row> = sql("SELECT host, agent_id, checked_at, error FROM ssh_hosts WHERE host = $1")
+        .bind(host)
+        .fetch_optional(tx)
+        .await?;
     Ok(row.map(known))
 }
 
