@@ -20,6 +20,8 @@ pub(crate) struct State {
     /// Signs approvals.
     pub(crate) approval: KeyPair,
     pub(crate) metrics: Metrics,
+    /// A project's repository is to be looked at now.
+    pub(crate) sources: tokio::sync::Notify,
 }
 
 impl State {
@@ -32,6 +34,7 @@ impl State {
             guesses: Limiter::new(a.hook_rate_per_s, a.hook_burst),
             refusals: Limiter::new(1.0, 20.0),
             approval,
+            sources: tokio::sync::Notify::new(),
             metrics: Metrics::new(&ctx.health),
             ctx,
         })

@@ -76,6 +76,7 @@ pub struct Settings {
     pub api: Api,
     pub health: HealthListen,
     pub executor: Executor,
+    pub environments: Environments,
     pub ssh: Ssh,
     pub vault: Vault,
     pub source: Source,
@@ -169,6 +170,8 @@ pub struct Executor {
     /// First and longest pause between re-sent frames; it doubles in between.
     pub resend_first_s: Seconds,
     pub resend_max_s: Seconds,
+    /// How long a task waits for its host, when that is locked or busy with others; then it is not started.
+    pub host_wait_s: Seconds,
     /// Works driven at once by one executor.
     pub max_works: usize,
     /// Networks that `http.request` steps may reach although they are private (CIDR).
@@ -257,6 +260,22 @@ pub struct Ssh {
     pub retry_max_s: Seconds,
 }
 
+/// How names of environments are read as they are applied: `sdk_beta` and `beta_sdk` are the tier `beta` of the service
+/// `sdk`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Environments {
+    pub separator: String,
+    pub tiers: Vec<String>,
+}
+
+impl Default for Environments {
+    fn default() -> Self {
+        let tiers = ["dev", "test", "beta", "gray", "pre", "online", "prod"];
+        Environments { separator: "_".into(), tiers: tiers.map(str::to_owned).to_vec() }
+    }
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Notifier {
@@ -302,6 +321,7 @@ impl Default for Settings {
             api: Api::default(),
             health: HealthListen::default(),
             executor: Executor::default(),
+            environments: Environments::default(),
             ssh: Ssh::default(),
             vault: Vault::default(),
             source: Source::default(),
@@ -354,6 +374,7 @@ impl Default for Executor {
             offer_timeout_s: Seconds::new(60),
             resend_first_s: Seconds(Duration::from_millis(250)),
             resend_max_s: Seconds::new(15),
+            host_wait_s: Seconds::new(600),
             max_works: 64,
             allow_private_addresses: vec![],
             plugins_dir: None,

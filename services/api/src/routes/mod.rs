@@ -10,7 +10,9 @@ mod fleet;
 mod history;
 mod hooks;
 mod ops;
+pub(crate) mod plans;
 mod promotions;
+mod sources;
 mod streams;
 
 use crate::{
@@ -48,6 +50,7 @@ pub(crate) fn table() -> Table {
     add.to(&post, "/hooks/cdevents/{project}", Signature, hooks::cdevents_hook);
     add.to(&post, "/hooks/github/{project}", Signature, hooks::github_hook);
     add.to(&post, "/hooks/generic/{project}", Signature, hooks::generic_hook);
+    add.to(&post, "/hooks/git/{project}", Signature, sources::hook);
     add.to(&post, "/api/v1/enroll", EnrollToken, fleet::enroll);
 
     add.to(&get, "/api/v1/me", Token, access::me);
@@ -76,6 +79,10 @@ pub(crate) fn table() -> Table {
     add.to(&get, "/api/v1/triggers", May(View, On::Rows), ops::triggers);
 
     add.to(&post, "/api/v1/projects/{project}/deployments", May(Trigger, On::Project), deployments::request);
+    add.to(&post, "/api/v1/projects/{project}/plan", May(Trigger, On::Project), plans::preview);
+    add.to(&get, "/api/v1/projects/{project}/environments/{environment}/form", May(View, On::Project), plans::form);
+    add.to(&get, "/api/v1/projects/{project}/environments/{environment}/values", May(View, On::Project), plans::explain);
+    add.to(&get, "/api/v1/drift", May(View, On::Rows), plans::drift);
     add.to(&get, "/api/v1/deployments", May(View, On::Rows), deployments::list);
     add.to(&get, "/api/v1/deployments/{id}", May(View, On::Deployment), deployments::get);
     add.to(&get, "/api/v1/deployments/{id}/plan", May(View, On::Deployment), deployments::plan);
@@ -101,6 +108,8 @@ pub(crate) fn table() -> Table {
 
     add.to(&get, "/api/v1/projects/{project}/promotions", May(View, On::Project), promotions::board);
     add.to(&post, "/api/v1/projects/{project}/promotions", May(Trigger, On::Project), promotions::promote);
+    add.to(&get, "/api/v1/projects/{project}/source", May(View, On::Project), sources::status);
+    add.to(&post, "/api/v1/projects/{project}/source/refresh", May(Define, On::Project), sources::refresh);
     add.to(&post, "/api/v1/bundles", May(Trigger, On::Rows), bundles::create);
     add.to(&get, "/api/v1/bundles", May(View, On::Rows), bundles::list);
     add.to(&get, "/api/v1/bundles/{id}", May(View, On::Bundle), bundles::get);
@@ -114,6 +123,8 @@ pub(crate) fn table() -> Table {
     add.to(&post, "/api/v1/bundles/{id}/rollback", May(Operate, On::Bundle), bundles::rollback);
 
     add.to(&get, "/api/v1/hosts", May(View, On::Global), fleet::list);
+    add.to(&post, "/api/v1/hosts/{name}/lock", May(Operate, On::Global), fleet::lock);
+    add.to(&post, "/api/v1/hosts/{name}/unlock", May(Operate, On::Global), fleet::unlock);
     add.to(&post, "/api/v1/enroll-tokens", May(Admin, On::Global), fleet::make_token);
     add.to(&post, "/api/v1/agents/{id}/revoke", May(Admin, On::Global), fleet::revoke);
     add.to(&get, "/api/v1/notifications", May(View, On::Rows), ops::list_notifications);
@@ -170,6 +181,10 @@ impl RouteAdder<'_> {
         artifacts::list,
         artifacts::get,
         ops::triggers,
+        plans::preview,
+        plans::form,
+        plans::explain,
+        plans::drift,
         deployments::request,
         deployments::list,
         deployments::get,
@@ -193,6 +208,9 @@ impl RouteAdder<'_> {
         deployments::abort,
         deployments::rollback,
         deployments::override_hosts,
+        sources::status,
+        sources::refresh,
+        sources::hook,
         promotions::board,
         promotions::promote,
         bundles::create,
@@ -207,6 +225,8 @@ impl RouteAdder<'_> {
         bundles::skip,
         bundles::rollback,
         fleet::list,
+        fleet::lock,
+        fleet::unlock,
         fleet::make_token,
         fleet::revoke,
         ops::list_notifications,

@@ -44,7 +44,11 @@ pub(crate) async fn board(call: Call) -> Answer {
     let mut place: BTreeMap<String, usize> = BTreeMap::new();
     for p in promotions::of_project(&mut tx, project, MOST_PROOFS).await? {
         let i = *place.entry(p.digest.clone()).or_insert_with(|| {
-            artifacts.push(body::PromotionRow { version: p.version.clone(), digest: p.digest.clone(), verified: vec![] });
+            artifacts.push(body::PromotionRow {
+                version: p.version.clone(),
+                digest: p.digest.clone(),
+                verified: vec![],
+            });
             artifacts.len() - 1
         });
         artifacts[i].verified.push(body::Proof {

@@ -237,8 +237,10 @@ impl<'n> Checks<'n, '_> {
         for (key, text) in p.source.iter().flat_map(|s| s.problems()) {
             self.wrong(&["source", key], text);
         }
-        if let Some(s) = p.source.as_ref().and_then(|s| s.secret.as_ref()) {
-            self.name(&["source", "secret"], s);
+        if let Some(s) = &p.source {
+            for (key, name) in [("secret", &s.secret), ("hook", &s.hook)] {
+                name.iter().for_each(|n| self.name(&["source", key], n));
+            }
         }
         for (name, account) in &p.accounts {
             self.account(name, account);

@@ -20,10 +20,12 @@ pub struct Source {
     /// Directory in the repository; all `*.yaml` and `*.yml` below it are read.
     #[serde(default = "default_path")]
     pub path: String,
-    /// Name of the project secret: a deploy key (OpenSSH private key) for SSH, a token for HTTPS; it also signs
-    /// `POST /hooks/git/<project>`.
+    /// Name of the project secret: a deploy key (OpenSSH private key) for SSH, a token for HTTPS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+    /// Name of the project secret that signs `POST /hooks/git/<project>` (`X-Hub-Signature-256`), which looks at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
     /// How often to look: `5m`.
     #[serde(default = "default_poll")]
     pub poll: String,
@@ -118,6 +120,7 @@ mod tests {
             reference: reference.into(),
             path: path.into(),
             secret: None,
+            hook: None,
             poll: poll.into(),
             prune: false,
         }
