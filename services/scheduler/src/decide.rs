@@ -38,7 +38,7 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
         }
         (_, Some(stored)) => {
             let d = &stored.deployment;
-            if matches!(command.verb, Verb::Decide { .. })
+            if matches!(command.verb, Verb::Decide { .. } | Verb::Accept { .. })
                 && let Some(now) = planned.as_ref().filter(|p| p.facts.digest != d.plan_digest)
             {
                 // The person looked at a plan that is no longer what would run: say so, and show the new one.
@@ -95,6 +95,7 @@ fn input(verb: &Verb, by: String) -> Option<Input> {
     Some(match verb.clone() {
         Verb::Request(_) | Verb::Bundle { .. } => return None,
         Verb::Decide { approval } => Input::Decide(approval),
+        Verb::Accept { digest } => Input::Accept { by, digest },
         Verb::Cancel { reason } => Input::Cancel { by, reason },
         Verb::Pause { reason } => Input::Pause { by, reason },
         Verb::Resume => Input::Resume { by },

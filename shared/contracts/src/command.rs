@@ -34,6 +34,10 @@ pub enum Verb {
     Decide {
         approval: Approval,
     },
+    /// A person takes a plan that changed where nobody has to approve.
+    Accept {
+        digest: String,
+    },
     Cancel {
         reason: String,
     },
@@ -171,6 +175,7 @@ impl Verb {
         match self {
             Verb::Request(_) => "request",
             Verb::Decide { .. } => "decide",
+            Verb::Accept { .. } => "accept",
             Verb::Cancel { .. } => "cancel",
             Verb::Pause { .. } => "pause",
             Verb::Resume => "resume",

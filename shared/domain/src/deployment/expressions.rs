@@ -4,11 +4,12 @@
 use super::*;
 use crate::expression::{Context, Expression, Template};
 use crate::flow::{Gateway, GatewayMode};
+use crate::reference::{self, Reference};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
-/// In [`Deployment::context`]: the subflows, by the id of their step. Each has `inputs` and `outputs` as templates, and
-/// `values`: the inputs as they are since it was entered.
+/// In [`Deployment::context`]: the subflows, by the id of their step. Each has `inputs` (with references),
+/// `outputs` (templates), and `values`: the inputs as they are since it was entered.
 pub(super) const SCOPES: &str = "scopes";
 /// Largest sum of the outputs that go along with a work, in bytes of JSON.
 const MAX_OUTPUTS: usize = 256 * 1024;
@@ -77,14 +78,22 @@ impl Deployment {
         Ok(taken)
     }
 
-    /// Computes the inputs of a subflow as it is entered.
-    pub(super) fn enter_scope(&mut self, outer: &str, scope: &str) -> Result<(), String> {
-        let Some(Value::Object(templates)) = self.context.get(SCOPES).map(|s| s[scope]["inputs"].clone()) else {
+    /// Fills in the inputs of a subflow as it is entered.
+    pub(super) fn enter_scope(&mut self, scope: &str) -> Result<(), String> {
+        let Some(Value::Object(inputs)) = self.context.get(SCOPES).map(|s| s[scope]["inputs"].clone()) else {
             return Ok(());
         };
+        let mut lookup = |r: &Reference| match r {
+            Reference::Output { step, path } => {
+                let step = self.steps.iter().find(|s| s.id == *step)?;
+                path.split_first().and_then(|(key, rest)| reference::at(step.outputs.get(key)?, rest)).cloned()
+            }
+            // Nothing here knows secrets; what reads one carries the reference on.
+            Reference::Secret { .. } => Some(Value::String(r.marker())),
+        };
         let mut values = Map::new();
-        for (name, template) in templates {
-            let value = self.rendered(outer, &template).map_err(|e| format!("input {name}: {e}"))?;
+        for (name, value) in inputs {
+            let value = reference::fill(&value, &mut lookup).map_err(|e| format!("input {name}: {e}"))?;
             values.insert(name, value);
         }
         self.context[SCOPES][scope]["values"] = Value::Object(values);

@@ -136,6 +136,10 @@ pub struct Deployment {
     /// Its place in a bundle: it is held before its queue until its turn comes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<crate::bundle::Turn>,
+    /// Digest of the plan that was asked for, while the one that is there now has yet to be accepted: it changed, and no
+    /// rule makes anybody approve it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drifted_from: Option<String>,
     /// An operator's pause: nothing new starts while it stands.
     pub pause: Option<By>,
     /// Why it ended, where it did not simply succeed.
@@ -169,6 +173,11 @@ pub struct By {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     Decide(Approval),
+    /// A person takes the changed plan with this digest, where nobody has to approve it.
+    Accept {
+        by: String,
+        digest: String,
+    },
     Cancel {
         by: String,
         reason: String,

@@ -111,8 +111,8 @@ impl Step<'_> {
                 Err(why) => self.ask(i, About::Branch, why),
             },
             StepRunKind::Enter { scope } => {
-                let (outer, scope) = (step.scope().to_owned(), scope.clone());
-                match self.d.enter_scope(&outer, &scope) {
+                let scope = scope.clone();
+                match self.d.enter_scope(&scope) {
                     Ok(()) => {
                         self.d.steps[i].state = StepState::Succeeded;
                         self.event("step.started", Severity::Info, json!({ "step": scope }));

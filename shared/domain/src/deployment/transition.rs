@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::approval::{self, Decision};
-use crate::plan::{Plan, PlanRollout, PlanStep, PlanStepKind};
+use crate::plan::{Plan, PlanRollout, PlanStep, PlanStepKind, graph};
 use serde_json::json;
 
 /// Everything a new deployment needs besides its plan.
@@ -73,6 +73,7 @@ impl Deployment {
             on_failure: new.plan.on_failure,
             steps: new.plan.steps,
             context: new.plan.context,
+            drifted_from: None,
             pause: None,
             end: None,
             then_rollback: None,
@@ -145,6 +146,7 @@ impl Step<'_> {
                 self.event("deployment.rolled_back", Severity::Notice, json!({ "by": self.d.rolled_back_by }));
             }
             Input::RolledBack => return Err(self.wrong("marked as rolled back", "")),
+            Input::Accept { by, digest } => self.accept(&by, &digest)?,
             Input::PlanChanged(plan) if state.is_before_running() => self.plan_changed(*plan),
             Input::PlanChanged(_) => return Err(self.wrong("planned anew", "")),
             Input::TurnCame => match &mut self.d.turn {
@@ -206,7 +208,32 @@ impl Step<'_> {
         }
     }
 
+    /// A person takes a plan that changed where nobody has to approve.
+    fn accept(&mut self, by: &str, digest: &str) -> Result<(), Refusal> {
+        if self.d.state != State::AwaitingApproval {
+            return Err(self.wrong("accepted", ""));
+        }
+        let Some(asked_for) = self.d.drifted_from.clone() else {
+            return Err(Refusal::NothingToDo("its plan waits for approvals: approve or reject it".into()));
+        };
+        if digest != self.d.plan_digest {
+            let current = self.d.plan_digest.clone();
+            return Err(approval::Refusal::OtherPlan { given: digest.into(), current }.into());
+        }
+        self.d.drifted_from = None;
+        self.event("deployment.plan_accepted", Severity::Info, json!({ "by": by, "digest": digest, "old": asked_for }));
+        Ok(())
+    }
+
     fn approval_progress(&mut self, announce: bool) {
+        if let Some(old) = &self.d.drifted_from {
+            if announce {
+                let payload =
+                    json!({ "drift": { "old": old, "new": self.d.plan_digest }, "digest": self.d.plan_digest });
+                self.event("deployment.awaiting_approval", Severity::Action, payload);
+            }
+            return;
+        }
         let missing = approval::missing(&self.d.rules, &self.d.requested_by, &self.d.plan_digest, &self.d.approvals);
         if !missing.is_empty() {
             if announce {
@@ -274,8 +301,12 @@ impl Step<'_> {
         self.d.rules = plan.rules;
         self.d.on_failure = plan.on_failure;
         self.d.steps = plan.steps;
+        self.d.context = plan.context;
         self.d.approvals.clear();
         self.d.state = State::AwaitingApproval;
+        // Who approves decides anew; where nobody does, what was asked for is not what would run: somebody has to accept it.
+        let asked_for = self.d.drifted_from.take().unwrap_or_else(|| old.clone());
+        self.d.drifted_from = Some(asked_for).filter(|a| self.d.rules.is_empty() && *a != self.d.plan_digest);
         let payload = json!({ "old": old, "new": self.d.plan_digest, "voided_approvals": voided });
         self.event("deployment.plan_changed", Severity::Action, payload);
         self.approval_progress(true);
@@ -397,6 +428,7 @@ fn own_steps(plan: &Plan, step: &PlanStep, r: &PlanRollout, host: u32) -> u32 {
 impl PlanFacts {
     /// What a deployment keeps of a plan with this digest.
     pub fn of(plan: &Plan, digest: &str) -> PlanFacts {
+        let not_taken = graph::not_taken(plan);
         let steps = plan.steps.iter().map(|s| StepRun {
             id: s.id.clone(),
             needs: s.needs.clone(),
@@ -411,12 +443,16 @@ impl PlanFacts {
                 next_at: None,
             }),
             left_out: s.skipped,
-            reads: Vec::new(),
+            reads: graph::reads(plan, s),
             reached: false,
             asks: None,
             chosen: None,
             reason: None,
-            state: if s.skipped { StepState::Skipped } else { StepState::Waiting },
+            state: match s.skipped {
+                _ if not_taken.contains(s.id.as_str()) => StepState::NotTaken,
+                true => StepState::Skipped,
+                false => StepState::Waiting,
+            },
             outputs: serde_json::Map::new(),
             kind: match &s.kind {
                 PlanStepKind::Gateway(g) => {
@@ -457,7 +493,7 @@ impl PlanFacts {
             rules: plan.approvals.clone(),
             on_failure: plan.on_failure,
             steps: steps.collect(),
-            context: serde_json::Map::new(),
+            context: graph::run_context(plan),
         }
     }
 }

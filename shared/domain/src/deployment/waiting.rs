@@ -13,6 +13,11 @@ pub enum WaitingOn {
         quorum: u32,
         people: Vec<String>,
     },
+    /// Somebody to accept a plan that changed, where nobody has to approve it.
+    Acceptance {
+        old: String,
+        new: String,
+    },
     Time {
         until: Timestamp,
     },
@@ -82,6 +87,9 @@ impl std::fmt::Display for WaitingOn {
                 write!(f, "approval {have} of {quorum} for {rule}")?;
                 if people.is_empty() { Ok(()) } else { write!(f, " by {}", people.join(", ")) }
             }
+            WaitingOn::Acceptance { new, .. } => {
+                write!(f, "a person to accept the plan, which changed after it was asked for; it is now {new}")
+            }
             WaitingOn::Time { until } => write!(f, "its time, {until}"),
             WaitingOn::Turn { bundle, member } => write!(f, "its turn as {member} of bundle {bundle}"),
             WaitingOn::Lock { project, environment } => write!(f, "the lock of {project}/{environment}"),
@@ -123,6 +131,8 @@ impl Deployment {
         let mut out = Vec::new();
         match self.state {
             State::AwaitingApproval => {
+                let new = self.plan_digest.clone();
+                out.extend(self.drifted_from.clone().map(|old| WaitingOn::Acceptance { old, new }));
                 for m in approval::missing(&self.rules, &self.requested_by, &self.plan_digest, &self.approvals) {
                     out.push(WaitingOn::Approval { rule: m.rule, have: m.have, quorum: m.quorum, people: m.people });
                 }

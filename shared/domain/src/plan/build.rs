@@ -1,7 +1,7 @@
 //! Release + environment + hosts to [`Plan`]. A pure function: the same input gives the same digest.
 
 use super::{
-    LeftOut, Plan, PlanArtifact, PlanError, PlanHost, PlanRollout, PlanStep, PlanStepKind, error::Mode, render,
+    LeftOut, Plan, PlanArtifact, PlanError, PlanHost, PlanRollout, PlanStep, PlanStepKind, error::Mode, graph, render,
 };
 use crate::{
     approval::ApprovalRule,
@@ -98,17 +98,21 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
         scopes: BTreeMap::new(),
         plugins: BTreeMap::new(),
     };
-    let context = render::context(&plan);
+    if input.rollback.is_none() {
+        graph::scopes(&mut plan, flow)?;
+    }
+    let context = render::context_in(&plan, "");
     let host_values = plan.hosts.iter().any(|h| !h.values.is_empty());
     let planner = Planner {
         plan: &plan,
         context,
+        scope: "",
         accounts: input.surroundings.accounts,
         host_values,
         plugins: &input.release.plugins,
     };
     plan.steps = match input.rollback {
-        None => flow.steps.iter().map(|s| planner.step(s)).collect::<Result<_, _>>()?,
+        None => planner.steps(flow)?,
         Some(mode) => vec![planner.rollback(flow, mode)?],
     };
     plan.plugins = super::plugins::used(&plan.steps, &input.release.plugins);
@@ -199,10 +203,12 @@ fn time(t: crate::Timestamp) -> String {
     t.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
 }
 
+#[derive(Clone)]
 struct Planner<'a> {
     plan: &'a Plan,
-    /// Without `host`.
+    /// Without `host`; within the subflow `scope`.
     context: Context,
+    scope: &'a str,
     accounts: Option<&'a BTreeMap<String, Account>>,
     /// Some host has values, so `values` may differ from host to host.
     host_values: bool,
@@ -257,17 +263,73 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn step(&self, s: &crate::flow::Step) -> Result<PlanStep, PlanError> {
-        let skipped = match &s.condition {
-            None => false,
-            Some(c) => {
-                let e = Expression::compile(c).map_err(wrong(&s.id))?;
-                self.no_host_values(&s.id, &[&e])?;
-                !e.eval_bool(&self.context).map_err(wrong(&s.id))?
+    /// What is decided beforehand comes first: what it leaves out is not rendered, and nothing of it can ever be offered.
+    fn steps(&self, flow: &Flow) -> Result<Vec<PlanStep>, PlanError> {
+        let scopes: BTreeSet<&str> = flow.steps.iter().map(|s| graph::scope_of(&s.id)).collect();
+        let within: BTreeMap<&str, Planner<'_>> = scopes
+            .into_iter()
+            .map(|scope| (scope, Planner { context: render::context_in(self.plan, scope), scope, ..self.clone() }))
+            .collect();
+        let here = |s: &crate::flow::Step| &within[graph::scope_of(&s.id)];
+        let mut steps = flow.steps.iter().map(|s| here(s).sketch(s)).collect::<Result<Vec<_>, _>>()?;
+        graph::leave_out(&mut steps);
+        for (s, planned) in flow.steps.iter().zip(&mut steps) {
+            here(s).complete(s, planned)?;
+        }
+        Ok(steps)
+    }
+
+    /// Its place in the graph, with the conditions decided that read no steps.
+    fn sketch(&self, s: &crate::flow::Step) -> Result<PlanStep, PlanError> {
+        let mut condition = s.condition.clone();
+        let mut skipped = false;
+        if let Some(now) = s.condition.as_deref().map(|c| self.decide(&s.id, c)).transpose()?.flatten() {
+            (skipped, condition) = (!now, None);
+        }
+        let kind = match &s.kind {
+            StepKind::Central(c) => PlanStepKind::Central { action: c.uses.clone(), with: Map::new(), timeout_s: 0 },
+            StepKind::Rollout(r) => PlanStepKind::Rollout(without_hosts(r)),
+            StepKind::Enter { scope } => PlanStepKind::Enter { scope: scope.clone() },
+            StepKind::Leave { scope } => PlanStepKind::Leave { scope: scope.clone() },
+            StepKind::Subflow(f) => {
+                return Err(PlanError::NotLinked { step: s.id.clone(), flow: f.flow.clone() });
+            }
+            StepKind::Gateway(g) => {
+                let mut g = g.clone();
+                for b in &mut g.branches {
+                    if let Some(c) = &b.condition
+                        && let Some(now) = self.decide(&s.id, c)?
+                    {
+                        b.condition = Some(now.to_string());
+                    }
+                }
+                PlanStepKind::Gateway(g)
             }
         };
-        let mut note = None;
-        let (kind, empty) = match &s.kind {
+        Ok(PlanStep {
+            join: s.join,
+            skipped,
+            condition,
+            on_failure: s.on_failure,
+            repeat: s.repeat.clone(),
+            phase: s.phase,
+            ..PlanStep::new(s.id.clone(), s.needs.clone(), kind)
+        })
+    }
+
+    /// The value of a condition; `None` when it has to wait for steps.
+    fn decide(&self, id: &str, condition: &str) -> Result<Option<bool>, PlanError> {
+        let e = Expression::compile(condition).map_err(wrong(id))?;
+        self.no_host_values(id, &[&e])?;
+        if graph::is_late(self.plan, self.scope, &e) {
+            return Ok(None);
+        }
+        e.eval_bool(&self.context).map(Some).map_err(wrong(id))
+    }
+
+    fn complete(&self, s: &crate::flow::Step, planned: &mut PlanStep) -> Result<(), PlanError> {
+        let skipped = planned.skipped;
+        match &s.kind {
             StepKind::Central(call) => {
                 let (action, with, timeout_s) = if call.uses.starts_with(crate::plugin::PREFIX) {
                     let with = if skipped { None } else { Some(self.rendered(&s.id, &call.with)?) };
@@ -276,32 +338,22 @@ impl Planner<'_> {
                     let with = if skipped { Map::new() } else { self.central(&s.id, call)? };
                     (call.uses.clone(), with, call.timeout_s)
                 };
-                (PlanStepKind::Central { action, with, timeout_s }, false)
+                planned.kind = PlanStepKind::Central { action, with, timeout_s };
             }
-            // The parser makes none of these yet.
-            StepKind::Gateway(g) => (PlanStepKind::Gateway(g.clone()), false),
-            StepKind::Enter { scope } => (PlanStepKind::Enter { scope: scope.clone() }, false),
-            StepKind::Leave { scope } => (PlanStepKind::Leave { scope: scope.clone() }, false),
-            StepKind::Subflow(f) => {
-                return Err(PlanError::UnknownAction { step: s.id.clone(), action: format!("flow/{}", f.flow) });
-            }
-            StepKind::Rollout(r) if skipped => (PlanStepKind::Rollout(without_hosts(r)), false),
-            StepKind::Rollout(r) => {
+            StepKind::Rollout(r) if !skipped => {
                 let rollout = self.rollout(&s.id, r)?;
                 if rollout.waves.is_empty() {
-                    note =
-                        Some(format!("no host of the deployment fits `on: {}`", r.on.as_deref().unwrap_or_default()));
+                    let on = r.on.as_deref().unwrap_or_default();
+                    planned.note = Some(format!("no host of the deployment fits `on: {on}`"));
                 }
-                let empty = rollout.steps.is_empty() || rollout.waves.is_empty();
-                (PlanStepKind::Rollout(if empty { without_hosts(r) } else { rollout }), empty)
+                planned.skipped = rollout.steps.is_empty() || rollout.waves.is_empty();
+                if !planned.skipped {
+                    planned.kind = PlanStepKind::Rollout(rollout);
+                }
             }
-        };
-        Ok(PlanStep {
-            phase: s.phase,
-            note,
-            skipped: skipped || empty,
-            ..PlanStep::new(s.id.clone(), s.needs.clone(), kind)
-        })
+            _ => {}
+        }
+        Ok(())
     }
 
     fn rollback(&self, flow: &Flow, mode: RollbackMode) -> Result<PlanStep, PlanError> {
@@ -329,6 +381,8 @@ impl Planner<'_> {
     }
 
     fn rollout(&self, id: &str, r: &Rollout) -> Result<PlanRollout, PlanError> {
+        let own = r.steps.iter().map(|s| s.id.clone());
+        let here = Planner { context: self.context.clone().with_own_steps(own), ..self.clone() };
         let hosts = self.on(id, r.on.as_deref())?;
         let total = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
         let sizes = r.waves.sizes(total).map_err(|error| PlanError::Waves { step: id.into(), error })?;
@@ -346,7 +400,7 @@ impl Planner<'_> {
                     continue;
                 }
             }
-            steps.push(self.host_step(&place, s)?);
+            steps.push(here.host_step(&place, s)?);
         }
         Ok(PlanRollout {
             waves,

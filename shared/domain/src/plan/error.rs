@@ -36,6 +36,8 @@ pub enum PlanError {
     NoPlugin { step: String, uses: String },
     #[error("step `{step}`: `with` does not fit the plugin {plugin}: {faults}")]
     PluginInputs { step: String, plugin: String, faults: String },
+    #[error("step `{step}` uses flow `{flow}`, which has not been put in: request the deployment anew")]
+    NotLinked { step: String, flow: String },
     #[error("step `{step}` cannot be split into waves: {error}")]
     Waves { step: String, error: WaveError },
     #[error(

@@ -10,6 +10,7 @@ mod build;
 mod canonical;
 mod digest;
 mod error;
+pub(crate) mod graph;
 mod plugins;
 mod render;
 
@@ -83,7 +84,7 @@ pub struct LeftOut {
 pub struct PlanScope {
     pub flow: String,
     pub flow_revision: u64,
-    /// Resolved; a value that reads `steps` is still the template.
+    /// Resolved; the output of an earlier step stands as its reference.
     pub inputs: BTreeMap<String, serde_json::Value>,
     /// Templates over the scope's `inputs` and `steps`.
     pub outputs: BTreeMap<String, serde_json::Value>,

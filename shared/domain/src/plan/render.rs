@@ -1,6 +1,6 @@
 //! A rollout's steps for one host, from the plan alone: what is offered to an agent, and hashed into the plan's digest.
 
-use super::{Plan, PlanError, PlanHost, PlanRollout, PlanStepKind};
+use super::{Plan, PlanError, PlanHost, PlanRollout, PlanStepKind, graph::scope_of};
 use crate::{
     expression::{Context, Expression, ExpressionError, Template},
     flow::{
@@ -77,7 +77,9 @@ impl Compiled {
             steps.push(CompiledStep { fixed: TaskStep { with: fixed, ..s.clone() }, condition, computed, action });
         }
         let reads = Reads::of(&steps);
-        Ok(Compiled { step: step.into(), context: context(plan), steps, reads })
+        let own = steps.iter().map(|s| s.fixed.id.clone());
+        let context = context_in(plan, scope_of(step)).with_own_steps(own);
+        Ok(Compiled { step: step.into(), context, steps, reads })
     }
 
     /// Is there anything that may differ from host to host?
@@ -152,10 +154,11 @@ pub(super) fn rollout<'p>(plan: &'p Plan, step: &str) -> Result<&'p PlanRollout,
     }
 }
 
-/// Everything but `host`.
-pub(super) fn context(plan: &Plan) -> Context {
-    let inputs: Map<String, Value> = plan.inputs.iter().map(|(k, v)| (k.clone(), form::seen(v))).collect();
-    let base = Context::default().with("inputs", Value::Object(inputs));
+/// Everything but `host`, as the steps of a subflow (or, for `""`, those outside of any) read it.
+pub(super) fn context_in(plan: &Plan, scope: &str) -> Context {
+    let inputs = plan.scopes.get(scope).map_or(&plan.inputs, |s| &s.inputs);
+    let inputs: Map<String, Value> = inputs.iter().map(|(k, v)| (k.clone(), form::seen(v))).collect();
+    let base = Context::default().with("inputs", Value::Object(inputs)).in_scope(scope);
     plan.context.iter().fold(base, |c, (root, value)| c.with(root, value.clone()))
 }
 

@@ -310,7 +310,7 @@ fn with_subflow(change: impl FnOnce(&mut Vec<StepRun>)) -> World {
     plan.context = serde_json::from_value(json!({
         "inputs": { "n": 1 },
         "scopes": { "sub": {
-            "inputs": { "n": "${{ inputs.n + 6 }}" },
+            "inputs": { "n": 7 },
             "outputs": { "got": "${{ steps.a.outputs.v + inputs.n }}", "lost": "${{ steps.a.outputs.nothing }}" },
         } },
     }))
