@@ -13,8 +13,10 @@ use windlass_domain::{
     access::{Permission, Target},
     catalog::{Document, Item, Kind, read},
     event::{Aggregate, NewEvent, Severity},
+    naming::Rule,
     span::Place,
 };
+use windlass_runtime::Settings;
 use windlass_store::{Tx, catalog, events};
 
 /// Fields named in one item's difference.
@@ -63,7 +65,7 @@ fn fault(item: &Item, place: Place, at: &str, detail: String) -> Fault {
 /// what it would do.
 pub(crate) async fn apply(call: &Call, tx: &mut Tx, documents: &[Document]) -> Result<Vec<body::AppliedItem>, Fail> {
     authorise(call, tx, documents).await?;
-    save_all(&Author::of(call)?, tx, documents).await
+    save_all(&Author::of(call)?, &naming(call.settings()), tx, documents).await
 }
 
 /// Puts an earlier content back: an apply like any other.
@@ -93,9 +95,11 @@ impl Author {
 /// [`apply`] where the rights are settled already.
 pub(crate) async fn save_all(
     author: &Author,
+    naming: &Rule,
     tx: &mut Tx,
     documents: &[Document],
 ) -> Result<Vec<body::AppliedItem>, Fail> {
+    let documents = &named(naming, documents)?[..];
     check_references(tx, documents).await?;
     let mut out = Vec::new();
     for d in documents {
@@ -108,6 +112,30 @@ pub(crate) async fn save_all(
         out.push(entry);
     }
     Ok(out)
+}
+
+/// How names of environments are read here.
+pub(crate) fn naming(s: &Settings) -> Rule {
+    Rule { separator: s.environments.separator.clone(), tiers: s.environments.tiers.clone() }
+}
+
+/// The documents with the service and tier of each environment, as its name says where it does not say itself.
+fn named(rule: &Rule, documents: &[Document]) -> Result<Vec<Document>, Problem> {
+    let (mut out, mut faults) = (documents.to_vec(), Vec::new());
+    for d in &mut out {
+        let Item::Environment(e) = &mut d.item else { continue };
+        if e.tier.is_some() || e.service.is_some() {
+            continue;
+        }
+        match rule.read(&e.name) {
+            Ok(n) => (e.service, e.tier) = (n.service, n.tier),
+            Err(why) => faults.push(fault(&d.item, d.place, "name", why.to_string())),
+        }
+    }
+    match faults.len() {
+        0 => Ok(out),
+        n => Err(Problem::unprocessable(format!("{n} name(s) of environments can be read in two ways"), faults)),
+    }
 }
 
 /// The event of a save or a removal.

@@ -295,6 +295,35 @@ pub struct HookAnswer {
     pub duplicate: bool,
 }
 
+/// Plugins of the catalog.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Plugins {
+    pub plugins: Vec<PluginVersion>,
+}
+
+/// One version of a plugin, with what a form for its values is made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PluginVersion {
+    pub name: String,
+    pub version: String,
+    /// What a step writes to use it.
+    pub uses: String,
+    pub title: String,
+    /// `exec` or `nats`.
+    pub transport: String,
+    pub verbs: Vec<String>,
+    pub retry_safe: bool,
+    pub timeout_s: u32,
+    /// Inputs that may hold secrets.
+    pub secrets: Vec<String>,
+    /// JSON Schema of `with`.
+    #[schema(value_type = Object)]
+    pub inputs: serde_json::Value,
+    /// JSON Schema of the step's outputs.
+    #[schema(value_type = Object)]
+    pub outputs: serde_json::Value,
+}
+
 // ---- deployments
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
@@ -426,14 +455,26 @@ pub struct Approval {
 pub struct Step {
     pub id: String,
     pub needs: Vec<String>,
-    /// waiting, running, succeeded, failed, skipped, stopped
+    /// `all`, `any` or `done`: what must have become of the steps it needs.
+    pub join: String,
+    /// waiting, running, succeeded, failed, skipped, `not_taken`, stopped
     pub state: String,
-    /// central or rollout
+    /// central, rollout, gateway or subflow (its way in ends in `/enter`)
     pub kind: String,
     /// Central steps only.
     pub action: Option<String>,
     pub attempt: Option<u32>,
     pub reason: Option<String>,
+    /// Gateways only: the steps it went on to.
+    pub taken: Vec<String>,
+    /// What a person may answer to `choose`; empty unless an expression of the step failed.
+    pub choices: Vec<String>,
+    /// Repeated steps only: runs begun, and the most there may be.
+    pub runs: Option<u32>,
+    pub max_runs: Option<u32>,
+    /// What it gave so far.
+    #[schema(value_type = Object)]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
     /// Rollouts only.
     pub waves: Vec<Wave>,
 }
@@ -527,6 +568,24 @@ pub struct NoBody {}
 pub struct ConfirmBody {
     /// From 0.
     pub wave: u32,
+}
+
+/// Body of `choose`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChooseBody {
+    /// Id of the step that asks.
+    pub step: String,
+    /// One of its `choices`.
+    pub branch: String,
+}
+
+/// Body of `accept`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptBody {
+    /// Digest of the plan that was read.
+    pub digest: String,
 }
 
 /// Body of `retry` and `skip`. No hosts: all that failed.
@@ -646,8 +705,12 @@ pub struct Host {
     pub labels: BTreeMap<String, String>,
     /// False: an agent speaks for a name that the catalog does not hold.
     pub in_catalog: bool,
-    /// connected, suspect, disconnected, `never_seen` (enrolled only) or `no_agent`
+    /// connected, suspect, disconnected, `never_seen` (enrolled only) or `no_agent`; for hosts reached by SSH also ssh
+    /// (answered when it was last connected to) or unreachable
     pub state: String,
+    /// How it is reached without an agent of its own.
+    #[serde(default)]
+    pub ssh: Option<HostSsh>,
     pub agent: Option<Agent>,
     /// Release directory it reports as current.
     #[serde(default)]
@@ -660,6 +723,18 @@ pub struct Host {
     pub tasks: u32,
     #[serde(default)]
     pub max_tasks: u32,
+}
+
+/// A host that is reached by SSH, and how that went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostSsh {
+    pub account: String,
+    pub port: u16,
+    pub jump: Option<String>,
+    /// When a connection was last begun, or last tried in vain.
+    pub checked_at: Option<DateTime<Utc>>,
+    /// Why the last try failed.
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

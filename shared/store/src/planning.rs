@@ -1,6 +1,8 @@
 //! From the catalog to a plan: what a release would do to an environment as both are now. The scheduler plans what it runs
 //! with it, the api what it shows before anything is requested: the same code, so the same digest.
 
+mod secrets;
+
 use crate::{Error, Tx, agents, artifacts, catalog, sessions};
 use std::collections::{BTreeMap, BTreeSet};
 use windlass_domain::{
@@ -12,7 +14,7 @@ use windlass_domain::{
         TemporaryHosts,
     },
     deployment::PlanFacts,
-    flow::Flow,
+    flow::{Flow, StepKind, link::link},
     ids::{ArtifactId, ReleaseId},
     plan::{self, HostFacts, LeftOut, Plan, Surroundings},
     release::{Release, ReleaseKind, RollbackMode},
@@ -94,6 +96,10 @@ pub async fn prepare(
         Ok(f) => f,
         Err(e) => return Ok(Err(e)),
     };
+    let flow = match linked(tx, ask.project, flow).await? {
+        Ok(f) => f,
+        Err(e) => return Ok(Err(e)),
+    };
     let plugins = match crate::plugins::pin(tx, &flow).await? {
         Ok(p) => p,
         Err(e) => return Ok(Err(e)),
@@ -114,7 +120,27 @@ pub async fn prepare(
         created_at: ask.at,
         created_by: ask.by.to_owned(),
     };
-    Ok(snapshot.plan(&release, &artifact, None, ask.hosts).map(|p| (release, p)))
+    let planned = match snapshot.plan(&release, &artifact, None, ask.hosts) {
+        Ok(p) => p,
+        Err(e) => return Ok(Err(e)),
+    };
+    Ok(secrets::check(tx, &planned.plan).await?.map(|()| (release, planned)))
+}
+
+/// The flow with its subflows put in, as they are now.
+async fn linked(tx: &mut Tx, project: &str, flow: Flow) -> Result<Result<Flow, Unplannable>, Error> {
+    if !flow.steps.iter().any(|s| matches!(s.kind, StepKind::Subflow(_))) {
+        return Ok(Ok(flow));
+    }
+    let mut all = BTreeMap::new();
+    for key in catalog::keys(tx, Kind::Flow, Some(project)).await? {
+        if let Some(e) = catalog::get(tx, Kind::Flow, &key).await?
+            && let Item::Flow { flow, .. } = e.item
+        {
+            all.insert(flow.name.clone(), (flow, e.revision));
+        }
+    }
+    Ok(link(&flow, &|name| all.get(name).cloned()).map_err(|e| Unplannable(e.to_string())))
 }
 
 impl Snapshot {

@@ -4,7 +4,8 @@ use crate::{
     call::{Answer, Call, now, ok, page},
     commands::{self as submit},
     problem::{Fail, Problem},
-    routes::known,
+    report,
+    routes::{known, plans},
     view,
 };
 use actix_web::http::header;
@@ -19,13 +20,12 @@ use windlass_contracts::{
 use windlass_domain::{
     access::Permission,
     approval::{Approval, Decision},
-    catalog::Kind,
     deployment::State,
     event::Aggregate,
     ids::{CommandId, DeploymentId},
     release::{ReleaseKind, RollbackMode},
 };
-use windlass_store::{artifacts, catalog, commands, deployments, sql, tasks};
+use windlass_store::{commands, deployments, sql, tasks};
 
 /// Pages looked through for one filtered page; beyond it the caller goes on with `next`.
 const SCANS: usize = 10;
@@ -36,26 +36,18 @@ pub(crate) async fn request(call: Call) -> Answer {
     let g: body::DeploymentNew = call.body()?;
     let (project, _) = call.project()?;
     let mut tx = call.store().read().await?;
-    let key = format!("{project}/{}", g.environment);
-    if catalog::get(&mut tx, Kind::Environment, &key).await?.is_none() {
-        let detail = format!("project {project:?} has no environment {:?}", g.environment);
-        return Err(Problem::unprocessable(detail, vec![]).into());
-    }
-    let Some(a) = artifacts::by_version(&mut tx, project, &g.version).await? else {
-        let detail = format!("project {project:?} has no artifact of version {:?}; register it first", g.version);
-        return Err(Problem::unprocessable(detail, vec![]).into());
-    };
+    let asked = plans::asked(&mut tx, project, &g).await?;
     drop(tx);
     let id: DeploymentId = Uuid::now_v7().into();
     let verb = Verb::Request(Box::new(Request {
-        add_hosts: vec![],
-        exclude_hosts: vec![],
-        values: Default::default(),
+        add_hosts: g.add_hosts,
+        exclude_hosts: g.exclude_hosts,
+        values: g.values,
         deployment: id,
         environment: g.environment.clone(),
-        artifact: a.artifact.id,
+        artifact: asked.artifact.id,
         kind: ReleaseKind::Normal,
-        inputs: g.inputs,
+        inputs: asked.inputs,
         hosts: g.hosts,
         not_before: g.not_before,
         note: g.note,
@@ -147,7 +139,8 @@ pub(crate) async fn plan(call: Call) -> Answer {
     let d = &call.deployment()?.deployment;
     let mut tx = call.store().read().await?;
     let plan = deployments::plan(&mut tx, d.id, &d.plan_digest).await?.ok_or_else(Problem::not_found)?;
-    ok(&body::PlanView { deployment: d.id.0, digest: d.plan_digest.clone(), plan: value!(plan) })
+    let report = report::report(&call, &mut tx, &plan, d.not_before).await?;
+    ok(&body::PlanView { deployment: d.id.0, digest: d.plan_digest.clone(), plan: value!(plan), report })
 }
 
 #[utoipa::path(get, path = "/api/v1/deployments/{id}/tasks", tag = "deployments", params(("id" = Uuid, Path,)), responses((status = 200, body = body::Page<body::Task>), (status = "default", body = body::Problem)))]
@@ -229,6 +222,18 @@ pub(crate) async fn resume(call: Call) -> Answer {
 pub(crate) async fn confirm(call: Call) -> Answer {
     let g: body::ConfirmBody = call.body()?;
     verb(&call, Verb::Confirm { wave: g.wave }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/choose", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::ChooseBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn choose(call: Call) -> Answer {
+    let g: body::ChooseBody = call.body()?;
+    verb(&call, Verb::Choose { step: g.step, branch: g.branch }).await
+}
+
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/accept", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::AcceptBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
+pub(crate) async fn accept(call: Call) -> Answer {
+    let g: body::AcceptBody = call.body()?;
+    verb(&call, Verb::Accept { digest: g.digest }).await
 }
 
 #[utoipa::path(post, path = "/api/v1/deployments/{id}/retry", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]

@@ -4,20 +4,21 @@ use crate::{
     auth,
     call::{Answer, Call, Once, json, now, ok, page},
     problem::{Fail, Problem, transact},
+    report,
 };
 use actix_web::{HttpResponse, http::StatusCode};
 use serde_json::{Value, json as value};
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 use uuid::Uuid;
 use windlass_bus::{Identities, identity};
-use windlass_contracts::http as body;
+use windlass_contracts::{http as body, preview};
 use windlass_domain::{
     artifact::is_name,
-    catalog::{Host, Item, Kind},
+    catalog::{DEFAULT_MAX_TASKS, Kind},
     event::{Aggregate, Severity},
     ids::AgentId,
 };
-use windlass_store::{agents, catalog, events, sessions};
+use windlass_store::{agents, catalog, events, hosts};
 
 /// How long an enrolment token works.
 const TOKEN_LIFE: Duration = Duration::from_secs(15 * 60);
@@ -30,50 +31,80 @@ pub(crate) async fn list(call: Call) -> Answer {
     let (limit, cursor) = call.page()?;
     let after: Option<String> = cursor.map(crate::page::decode).transpose()?;
     let mut tx = call.store().read().await?;
-    let mut all: BTreeMap<String, (Option<Host>, Option<agents::Agent>)> = BTreeMap::new();
-    for item in catalog::all(&mut tx, Kind::Host).await? {
-        if let Item::Host(h) = item {
-            all.insert(h.name.clone(), (Some(h), None));
-        }
-    }
-    for a in agents::live(&mut tx).await? {
-        let host = a.host.clone();
-        all.entry(host).or_default().1 = Some(a);
-    }
-    let sessions: BTreeMap<AgentId, sessions::Session> =
-        sessions::all(&mut tx).await?.into_iter().map(|s| (s.agent, s)).collect();
-    let (now, e) = (tx.now().await?, &call.settings().executor);
-    let rows: Vec<body::Host> = all
+    let now = tx.now().await?;
+    let rows: Vec<body::Host> = report::fleet(&mut tx)
+        .await?
         .into_iter()
         .filter(|(name, _)| after.as_ref().is_none_or(|a| name > a))
-        .map(|(name, (host, agent))| {
-            let session = agent.as_ref().and_then(|a| sessions.get(&AgentId(a.id)));
-            let silent = session.map(|s| (now - s.last_seen_at).to_std().unwrap_or_default());
-            let state = match (&agent, silent) {
-                (None, _) => "no_agent",
-                (_, None) => "never_seen",
-                (_, Some(s)) if s >= e.disconnected_s.get() => "disconnected",
-                (_, Some(s)) if s >= e.suspect_s.get() => "suspect",
-                _ => "connected",
-            };
-            body::Host {
-                name,
-                address: host.as_ref().map(|h| h.address.clone()).unwrap_or_default(),
-                labels: host.as_ref().map(|h| h.labels.clone()).unwrap_or_default(),
-                in_catalog: host.is_some(),
-                state: state.into(),
-                agent: agent.map(|a| body::Agent {
-                    id: a.id,
-                    enrolled_at: a.enrolled_at,
-                    last_seen_at: session.map(|s| s.last_seen_at),
-                    version: session.map(|s| s.agent_version.clone()),
-                    instance: session.map(|s| s.instance.clone()),
-                    facts: session.map(|s| s.facts.clone()).unwrap_or(Value::Null),
-                }),
-            }
+        .map(|(name, h)| body::Host {
+            name,
+            state: h.state(&call, now).into(),
+            current: h.current(),
+            lock: h.lock_view(),
+            ssh: h.ssh_view(),
+            tasks: h.busy,
+            max_tasks: h.catalogued.as_ref().and_then(|c| c.max_tasks).unwrap_or(DEFAULT_MAX_TASKS),
+            address: h.catalogued.as_ref().map(|c| c.address.clone()).unwrap_or_default(),
+            in_catalog: h.catalogued.is_some(),
+            labels: h.catalogued.map(|c| c.labels).unwrap_or_default(),
+            agent: h.agent.map(|a| body::Agent {
+                id: a.id,
+                enrolled_at: a.enrolled_at,
+                last_seen_at: h.session.as_ref().map(|s| s.last_seen_at),
+                version: h.session.as_ref().map(|s| s.agent_version.clone()),
+                instance: h.session.as_ref().map(|s| s.instance.clone()),
+                facts: h.session.map(|s| s.facts).unwrap_or(Value::Null),
+            }),
         })
         .collect();
     ok(&page(rows, limit, |h| h.name.clone(), |h| h))
+}
+
+/// A host of the catalog, by the name in the path.
+async fn known(call: &Call, tx: &mut windlass_store::Tx) -> Result<String, Fail> {
+    let name = call.param("name");
+    match catalog::get(tx, Kind::Host, name).await? {
+        Some(_) => Ok(name.to_owned()),
+        None => Err(Problem::not_found().into()),
+    }
+}
+
+#[utoipa::path(post, path = "/api/v1/hosts/{name}/lock", tag = "hosts", params(("name" = String, Path,)), request_body = preview::HostLockBody, responses((status = 200, body = preview::HostLock), (status = "default", body = body::Problem)))]
+pub(crate) async fn lock(call: Call) -> Answer {
+    let g: preview::HostLockBody = call.body()?;
+    if g.reason.trim().is_empty() {
+        return Err(Problem::invalid("`reason` must say why; whoever waits for the host is shown it").into());
+    }
+    let by = call.who()?.actor.person.clone();
+    let done: Result<_, Fail> = transact!(call.store(), tx => {
+        let host = known(&call, &mut tx).await?;
+        let l = hosts::HostLock { host, reason: g.reason.clone(), locked_by: by.clone(), locked_at: now() };
+        hosts::lock(&mut tx, &l).await?;
+        let payload = value!({ "host": &l.host, "reason": &l.reason });
+        let mut e = call.event(Aggregate::Agent, &l.host, "host.locked", payload);
+        e.severity = Severity::Notice;
+        events::append(&mut tx, e).await?;
+        l
+    });
+    let l = done?;
+    ok(&preview::HostLock { host: l.host, reason: l.reason, by: l.locked_by, at: l.locked_at })
+}
+
+#[utoipa::path(post, path = "/api/v1/hosts/{name}/unlock", tag = "hosts", params(("name" = String, Path,)), request_body = body::NoBody, responses((status = 204), (status = "default", body = body::Problem)))]
+pub(crate) async fn unlock(call: Call) -> Answer {
+    let _: body::NoBody = call.body()?;
+    let done: Result<_, Fail> = transact!(call.store(), tx => {
+        let host = known(&call, &mut tx).await?;
+        if !hosts::unlock(&mut tx, &host).await? {
+            let detail = format!("host {host:?} is not locked");
+            return Err(Problem::conflict("nothing_to_do", detail).into());
+        }
+        let mut e = call.event(Aggregate::Agent, &host, "host.unlocked", value!({ "host": &host }));
+        e.severity = Severity::Notice;
+        events::append(&mut tx, e).await?;
+    });
+    done?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 #[utoipa::path(post, path = "/api/v1/enroll-tokens", tag = "hosts", request_body = body::EnrollTokenNew, responses((status = 201, body = body::EnrollToken), (status = "default", body = body::Problem)))]

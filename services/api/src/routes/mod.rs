@@ -11,6 +11,7 @@ mod history;
 mod hooks;
 mod ops;
 pub(crate) mod plans;
+mod plugins;
 mod promotions;
 mod sources;
 mod streams;
@@ -38,7 +39,7 @@ pub(crate) fn known<T: Copy>(
 
 /// The route table.
 pub(crate) fn table() -> Table {
-    use Access::{EnrollToken, Local, May, Public, Signature, Token};
+    use Access::{CallbackToken, EnrollToken, Local, May, Public, Signature, Token};
     use Permission::{Admin, Approve, Audit, Define, Operate, Override, Trigger, View};
     let (get, post, put, delete) = (Method::GET, Method::POST, Method::PUT, Method::DELETE);
     let mut t = Table::default();
@@ -52,6 +53,7 @@ pub(crate) fn table() -> Table {
     add.to(&post, "/hooks/generic/{project}", Signature, hooks::generic_hook);
     add.to(&post, "/hooks/git/{project}", Signature, sources::hook);
     add.to(&post, "/api/v1/enroll", EnrollToken, fleet::enroll);
+    add.to(&post, "/api/v1/plugin-callbacks/{token}", CallbackToken, plugins::callback);
 
     add.to(&get, "/api/v1/me", Token, access::me);
     add.to(&post, "/api/v1/people", May(Admin, On::Global), access::put_person);
@@ -72,6 +74,7 @@ pub(crate) fn table() -> Table {
     add.to(&get, "/api/v1/catalog/{kind}/{key}", May(View, On::Catalog), catalog::get);
     add.to(&put, "/api/v1/catalog/{kind}/{key}", May(Define, On::Catalog), catalog::put);
     add.to(&delete, "/api/v1/catalog/{kind}/{key}", May(Define, On::Catalog), catalog::remove);
+    add.to(&get, "/api/v1/plugins", May(View, On::Rows), plugins::list);
 
     add.to(&post, "/api/v1/projects/{project}/artifacts", May(Trigger, On::Project), artifacts::register);
     add.to(&get, "/api/v1/projects/{project}/artifacts", May(View, On::Project), artifacts::list);
@@ -98,6 +101,8 @@ pub(crate) fn table() -> Table {
     add.to(&post, "/api/v1/deployments/{id}/pause", May(Operate, On::Deployment), deployments::pause);
     add.to(&post, "/api/v1/deployments/{id}/resume", May(Operate, On::Deployment), deployments::resume);
     add.to(&post, "/api/v1/deployments/{id}/confirm", May(Operate, On::Deployment), deployments::confirm);
+    add.to(&post, "/api/v1/deployments/{id}/choose", May(Operate, On::Deployment), deployments::choose);
+    add.to(&post, "/api/v1/deployments/{id}/accept", May(Trigger, On::Deployment), deployments::accept);
     add.to(&post, "/api/v1/deployments/{id}/retry", May(Operate, On::Deployment), deployments::retry);
     add.to(&post, "/api/v1/deployments/{id}/skip", May(Operate, On::Deployment), deployments::skip);
     add.to(&post, "/api/v1/deployments/{id}/ignore", May(Operate, On::Deployment), deployments::ignore);
@@ -160,6 +165,7 @@ impl RouteAdder<'_> {
         hooks::github_hook,
         hooks::generic_hook,
         fleet::enroll,
+        plugins::callback,
         access::me,
         access::put_person,
         access::list_people,
@@ -177,6 +183,7 @@ impl RouteAdder<'_> {
         catalog::get,
         catalog::put,
         catalog::remove,
+        plugins::list,
         artifacts::register,
         artifacts::list,
         artifacts::get,
@@ -201,6 +208,8 @@ impl RouteAdder<'_> {
         deployments::pause,
         deployments::resume,
         deployments::confirm,
+        deployments::choose,
+        deployments::accept,
         deployments::retry,
         deployments::skip,
         deployments::ignore,

@@ -281,7 +281,7 @@ async fn store(
             let done: Result<SourceState, Fail> = transact!(state.store(), tx => {
                 leases::check(&mut tx, lease).await?;
                 let mut next = next.clone();
-                commit(&mut tx, project, source, &f, &documents.all, &mut next).await?;
+                commit(&mut tx, &apply::naming(state.settings()), project, source, &f, &documents.all, &mut next).await?;
                 sources::save(&mut tx, &next).await?;
                 next
             });
@@ -330,6 +330,7 @@ async fn store(
 /// Saves a good commit and, with `prune`, removes what is there no more.
 async fn commit(
     tx: &mut Tx,
+    naming: &windlass_domain::naming::Rule,
     project: &Project,
     source: &Source,
     f: &Fetched,
@@ -338,7 +339,7 @@ async fn commit(
 ) -> Result<(), Fail> {
     let name = format!("git:{}", f.commit);
     let author = Author { name: name.clone(), actor: name.clone(), trace: None };
-    let mut items = apply::save_all(&author, tx, documents).await?;
+    let mut items = apply::save_all(&author, naming, tx, documents).await?;
     let here: BTreeSet<(String, String)> = items.iter().map(|i| (i.kind.clone(), i.key.clone())).collect();
     let gone = |i: &&AppliedItem| !here.contains(&(i.kind.clone(), i.key.clone()));
     // Environments before the flows they use.
