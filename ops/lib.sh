@@ -4,7 +4,7 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 STATE="${WINDLASS_STATE:-$ROOT/.windlass}"
-TOOLS="$STATE/tools"
+TOOLS="${WINDLASS_TOOLS:-$STATE/tools}"
 NATS_LEAST="2.14.0"
 NODE_LEAST="20.19.0"
 export ROOT STATE TOOLS

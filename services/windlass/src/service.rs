@@ -7,7 +7,10 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use windlass_bus::{Context, Identities, identity::ServerPorts};
+use windlass_bus::{
+    Context, Identities,
+    identity::{ClusterNode, ServerPorts},
+};
 use windlass_runtime::{Health, Settings, health, keys, shutdown, telemetry};
 
 /// How long a service may take to put down what it holds.
@@ -162,15 +165,30 @@ pub(crate) async fn init(args: InitArgs) -> Result<Exit, Error> {
     let state = &args.state.state;
     keys::make_private_dir(state)?;
     let identities = Identities::load_or_create(&state.join("keys")).map_err(part("the keys"))?;
-    let listen = std::net::SocketAddr::new(args.nats_host, args.nats_port);
-    let config = identities
-        .write_server_config(state, ServerPorts { listen, monitor: None }, &args.nats_store)
-        .map_err(part("the NATS configuration"))?;
+    let wrong = part("the NATS configuration");
+    let configs = if args.nats_node.is_empty() {
+        let listen = std::net::SocketAddr::new(args.nats_host, args.nats_port);
+        vec![
+            identities
+                .write_server_config(state, ServerPorts { listen, monitor: None }, &args.nats_store)
+                .map_err(wrong)?,
+        ]
+    } else {
+        let routes: Vec<_> = args.nats_node.iter().map(|n| n.peers).collect();
+        let write = |n: &crate::cli::NatsNode| {
+            let node = ClusterNode { name: n.name.clone(), listen: n.peers, routes: routes.clone() };
+            let store = args.nats_store.join(&n.name).join("jetstream");
+            identities.write_node_config(state, ServerPorts { listen: n.clients, monitor: None }, &node, &store)
+        };
+        args.nats_node.iter().map(write).collect::<Result<_, _>>().map_err(wrong)?
+    };
     if let Some(url) = &args.database {
         windlass_store::Store::open(url).await.map_err(part("the database"))?.close().await;
         progress("the database's schema is up to date");
     }
-    progress(format!("keys are in {}, the NATS configuration is {}", state.join("keys").display(), config.display()));
+    let configs: Vec<String> = configs.iter().map(|c| c.display().to_string()).collect();
+    let keys = state.join("keys");
+    progress(format!("keys are in {}, the NATS configuration is {}", keys.display(), configs.join(", ")));
     progress("the api writes the first admin's token beside them when it starts: admin.token");
     Ok(Exit::Ok)
 }

@@ -51,12 +51,23 @@ impl std::fmt::Debug for Identities {
     }
 }
 
-/// Where the embedded server listens.
+/// Where a server listens.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerPorts {
     pub listen: SocketAddr,
     /// Monitoring, on loopback only.
     pub monitor: Option<u16>,
+}
+
+/// A server's part in a cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterNode {
+    /// Its own name, unlike every other's.
+    pub name: String,
+    /// Where it listens for its peers.
+    pub listen: SocketAddr,
+    /// Where all nodes (itself may be among them) listen for their peers.
+    pub routes: Vec<SocketAddr>,
 }
 
 impl Identities {
@@ -102,8 +113,30 @@ impl Identities {
         agent_jwt(&self.agents, agent, public_key)
     }
 
-    /// Writes `nats-server.conf` (and nothing secret) into `dir` and returns its path. `store` is JetStream's directory.
+    /// Writes `nats-server.conf` into `dir` and returns its path. `store` is JetStream's directory.
     pub fn write_server_config(&self, dir: &Path, ports: ServerPorts, store: &Path) -> Result<PathBuf, IdentityError> {
+        self.write_config(&dir.join("nats-server.conf"), ports, None, store)
+    }
+
+    /// Writes `nats-server-<name>.conf` of one node of a cluster into `dir` and returns its path. Nodes know each other by a
+    /// password that is made here once, so the file is as secret as a key.
+    pub fn write_node_config(
+        &self,
+        dir: &Path,
+        ports: ServerPorts,
+        node: &ClusterNode,
+        store: &Path,
+    ) -> Result<PathBuf, IdentityError> {
+        self.write_config(&dir.join(format!("nats-server-{}.conf", node.name)), ports, Some(node), store)
+    }
+
+    fn write_config(
+        &self,
+        path: &Path,
+        ports: ServerPorts,
+        node: Option<&ClusterNode>,
+        store: &Path,
+    ) -> Result<PathBuf, IdentityError> {
         let mut text = String::from("# Written by windlass at every start; changes here are lost.\n");
         let resolver = store.with_file_name("accounts");
         keys::make_private_dir(&resolver)?;
@@ -115,7 +148,18 @@ impl Identities {
         if let Some(port) = ports.monitor {
             let _ = writeln!(text, "http: \"127.0.0.1:{port}\"");
         }
-        let _ = writeln!(text, "server_name: \"windlass\"");
+        let _ = writeln!(text, "server_name: \"{}\"", node.map_or("windlass", |n| n.name.as_str()));
+        if let Some(node) = node {
+            let made = || uuid::Uuid::new_v4().simple().to_string().into_bytes();
+            let password = keys::load_or_create(&self.dir.join("cluster.password"), made)?;
+            let password = String::from_utf8_lossy(&password);
+            let _ = writeln!(text, "cluster {{\n  name: \"windlass\"\n  listen: \"{}\"", node.listen);
+            let _ = writeln!(text, "  authorization {{ user: \"route\", password: \"{password}\" }}\n  routes: [");
+            for route in &node.routes {
+                let _ = writeln!(text, "    \"nats://route:{password}@{route}\"");
+            }
+            let _ = writeln!(text, "  ]\n}}");
+        }
         let _ = writeln!(text, "pid_file: {}", quoted(&store.with_file_name("nats.pid")));
         let _ = writeln!(text, "max_payload: 1MB");
         let _ = writeln!(text, "max_connections: 64K");
@@ -136,9 +180,8 @@ impl Identities {
             let _ = writeln!(text, "  {}: {jwt}", key.public_key());
         }
         let _ = writeln!(text, "}}");
-        let path = dir.join("nats-server.conf");
-        keys::replace(&path, text.as_bytes())?;
-        Ok(path)
+        keys::replace(path, text.as_bytes())?;
+        Ok(path.to_path_buf())
     }
 
     /// Cuts agents off: their connections end at once and their JWTs are void for ever (a new enrolment has a new key).

@@ -53,6 +53,30 @@ pub(crate) struct ServiceArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// `n1=10.0.0.1:4222,6222`
+#[derive(Debug, Clone)]
+pub(crate) struct NatsNode {
+    pub(crate) name: String,
+    pub(crate) clients: std::net::SocketAddr,
+    pub(crate) peers: std::net::SocketAddr,
+}
+
+impl std::str::FromStr for NatsNode {
+    type Err = String;
+    fn from_str(text: &str) -> Result<NatsNode, String> {
+        let wrong = || "write NAME=HOST:PORT,CLUSTER_PORT, for example n1=10.0.0.1:4222,6222".to_owned();
+        let (name, rest) = text.split_once('=').ok_or_else(wrong)?;
+        let (clients, cluster) = rest.split_once(',').ok_or_else(wrong)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err("a node's name has letters, digits, `-` and `_`".into());
+        }
+        let clients: std::net::SocketAddr = clients.parse().map_err(|_| wrong())?;
+        let port = cluster.parse().map_err(|_| wrong())?;
+        Ok(NatsNode { name: name.into(), clients, peers: std::net::SocketAddr::new(clients.ip(), port) })
+    }
+}
+
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct InitArgs {
     #[command(flatten)]
@@ -63,7 +87,11 @@ pub(crate) struct InitArgs {
     /// Port the NATS server listens on
     #[arg(long, default_value_t = 4222)]
     pub(crate) nats_port: u16,
-    /// Where the NATS server keeps its JetStream data
+    /// A node of a NATS cluster, once for each: its name, its address, its ports for clients and for the other nodes. Writes
+    /// one configuration a node instead of one for a server that stands alone
+    #[arg(long, value_name = "NAME=HOST:PORT,CLUSTER_PORT", conflicts_with_all = ["nats_host", "nats_port"])]
+    pub(crate) nats_node: Vec<NatsNode>,
+    /// Where the NATS server keeps its JetStream data; a cluster's node in a folder of its name beneath
     #[arg(long, default_value = "/data", value_name = "DIR")]
     pub(crate) nats_store: PathBuf,
     /// Also bring the schema of this database up to date
