@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 mod graph;
+mod random;
 
 fn t(s: i64) -> Timestamp {
     chrono::DateTime::from_timestamp(1_800_000_000 + s, 0).expect("time")
@@ -266,6 +267,39 @@ fn a_changed_plan_voids_approvals() {
 }
 
 #[test]
+fn a_changed_plan_that_nobody_approves_waits_until_somebody_accepts_it() {
+    let steps = || vec![rollout("go", &[], &[&["a"]], 0, Confirm::None, 0)];
+    let changed = |digest: &str| {
+        let mut plan = facts(steps(), 0);
+        plan.digest = digest.into();
+        Input::PlanChanged(Box::new(plan))
+    };
+    let accept = |digest: &str| Input::Accept { by: "ann".into(), digest: digest.into() };
+    let mut w = World::new(facts(steps(), 0));
+    assert_eq!(w.d.state, State::Queued);
+    assert_eq!(w.try_do(accept("d1")).expect_err("nothing changed").code(), "wrong_state");
+    w.go(changed("d2"));
+    assert_eq!(w.d.state, State::AwaitingApproval);
+    assert!(matches!(&w.d.waiting_on()[..], [WaitingOn::Acceptance { old, new }] if old == "d1" && new == "d2"));
+    assert!(w.try_do(Input::LockTaken { fence: 1 }).is_err(), "it cannot start");
+    assert_eq!(w.try_do(accept("d1")).expect_err("another plan").code(), "plan_changed");
+    w.go(accept("d2"));
+    assert_eq!(w.d.state, State::Queued);
+    // Back to what was asked for needs nobody.
+    let mut w = World::new(facts(steps(), 0));
+    w.go(changed("d2"));
+    w.go(changed("d1"));
+    assert_eq!(w.d.state, State::Queued);
+    // Where people approve, they do.
+    let mut w = World::new(facts(steps(), 1));
+    w.approve("bob").expect("approved");
+    let mut plan = facts(steps(), 1);
+    plan.digest = "d2".into();
+    w.go(Input::PlanChanged(Box::new(plan)));
+    assert_eq!(w.try_do(accept("d2")).expect_err("approve it").code(), "nothing_to_do");
+}
+
+#[test]
 fn rolling_back_a_running_deployment_aborts_it_first() {
     let mut w = World::running(facts(vec![rollout("go", &[], &[&["a"], &["b"]], 0, Confirm::None, 0)], 0));
     let id: DeploymentId = uuid::Uuid::from_u128(99).into();
@@ -325,6 +359,12 @@ fn every_state_answers_every_verb() {
         ),
         ("lock", Input::LockTaken { fence: 1 }, &[State::Queued]),
         ("retry", Input::Retry { by: ops(), hosts: vec![] }, &[State::Running, State::Paused]),
+        (
+            "choose",
+            Input::Choose { by: ops(), step: "which".into(), branch: "default".into() },
+            &[State::Running, State::Paused],
+        ),
+        ("accept", Input::Accept { by: ops(), digest: "d1".into() }, &[State::AwaitingApproval]),
         ("skip", Input::Skip { by: ops(), hosts: vec![] }, &[State::Running, State::Paused]),
         ("ignore", Input::Ignore { by: ops(), hosts: vec![], reason: "x".into() }, &[State::Running, State::Paused]),
         (
@@ -335,7 +375,11 @@ fn every_state_answers_every_verb() {
     ];
     for state in State::ALL {
         for (name, input, ok) in &verbs {
-            let mut w = World::new(facts(vec![rollout("go", &[], &[&["a"], &["b"]], 0, Confirm::None, 0)], 2));
+            let mut which = graph::gateway("which", &[], crate::flow::GatewayMode::Exclusive, &[], &["go"]);
+            which.asks = Some(Ask { about: About::Branch, reason: "x".into() });
+            let go = rollout("go", &[], &[&["a"], &["b"]], 0, Confirm::None, 0);
+            let mut w = World::new(facts(vec![go, which], 2));
+            w.d.drifted_from = Some("d0".into());
             w.d.state = state;
             if let StepRunKind::Rollout(r) = &mut w.d.steps[0].kind {
                 r.waves[0].state = WaveState::Failed;
