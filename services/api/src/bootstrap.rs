@@ -15,7 +15,7 @@ use windlass_domain::{
     ids::TokenId,
 };
 use windlass_runtime::keys;
-use windlass_store::{Tx, events, people, ssh, tokens};
+use windlass_store::{Tx, events, people, secrets, ssh, tokens};
 
 const ADMIN: &str = "admin";
 /// Also how `doctor` finds the token.
@@ -104,5 +104,18 @@ pub(crate) async fn forget(state: &State) -> Result<(), Fail> {
 pub(crate) async fn publish_keys(state: &State) -> Result<(), windlass_store::Error> {
     let mut tx = state.store().write().await?;
     ssh::put_control_key(&mut tx, ssh::APPROVAL_KEY, &state.approval.public_key()).await?;
+    tx.commit().await
+}
+
+/// Removes the values of secret inputs whose deployment has ended.
+pub(crate) async fn forget_inputs(state: &State) -> Result<(), windlass_store::Error> {
+    let over = secrets::of_ended_deployments(&mut state.ctx.store.read().await?).await?;
+    if over.is_empty() {
+        return Ok(());
+    }
+    let mut tx = state.ctx.store.write().await?;
+    for scope in over {
+        secrets::remove_scope(&mut tx, &scope).await?;
+    }
     tx.commit().await
 }

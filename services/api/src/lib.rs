@@ -84,6 +84,7 @@ pub async fn run_on(ctx: Context, listener: TcpListener) -> Result<(), Error> {
     ctx.spawn(intake::bus::run(Arc::clone(&state)));
     ctx.spawn(source::run(Arc::clone(&state)));
     ctx.spawn(forget(Arc::clone(&state)));
+    ctx.spawn(forget_inputs(Arc::clone(&state)));
     let table = routes::table();
     let data = web::Data::from(Arc::clone(&state));
     let server = HttpServer::new(move || {
@@ -135,6 +136,21 @@ async fn forget(state: Arc<State>) {
                 error = e.into_problem().detail,
                 "old deliveries could not be forgotten; tried again in an hour"
             );
+        }
+    }
+}
+
+/// Removes the values of secret inputs once their deployment has ended.
+async fn forget_inputs(state: Arc<State>) {
+    let every = state.ctx.settings.poll_s.get().max(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = state.ctx.shutdown.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        if let Err(error) = bootstrap::forget_inputs(&state).await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "secret inputs of ended deployments could not be removed; tried again soon");
         }
     }
 }

@@ -36,6 +36,8 @@ pub enum Access {
     Signature,
     /// A one-time enrolment token in the body.
     EnrollToken,
+    /// A one-time token in the address.
+    CallbackToken,
     /// Peers on this machine, or a token with this permission on `*`.
     Local(Permission),
     /// Any token that works.
@@ -197,7 +199,7 @@ async fn admit(
     let source = peer.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
     let (permission, on) = match route.access {
         Access::Public | Access::EnrollToken => return Ok((None, Found::default())),
-        Access::Signature => {
+        Access::Signature | Access::CallbackToken => {
             state.hooks.take(source).map_err(Problem::too_many)?;
             return Ok((None, Found::default()));
         }
@@ -309,6 +311,13 @@ async fn find(tx: &mut Tx, on: On, params: &HashMap<String, String>) -> Result<O
         },
         On::Secret => match get("scope").split_once('/') {
             Some(("project", p)) => p.to_owned(),
+            Some(("environment", e)) => e.split('/').next().unwrap_or_default().to_owned(),
+            // Of a group decides who administers it; it needs no document, and no project.
+            Some(("group", g)) => {
+                let project = Some((String::new(), g.to_owned()));
+                return Ok(Some(Found { project, ..Found::default() }));
+            }
+            Some(("host", _)) => return Ok(Some(Found::default())),
             None if ["channel", "ssh"].contains(&get("scope")) => return Ok(Some(Found::default())),
             _ => return Ok(None),
         },
@@ -333,7 +342,7 @@ fn params(req: &HttpRequest) -> Result<HashMap<String, String>, Problem> {
             return Err(Problem::not_found());
         }
         if matches!(k, "key" | "scope") && !v.contains('@') {
-            v = v.replacen('.', "/", 1);
+            v = v.replacen('.', "/", if k == "scope" { 2 } else { 1 });
         }
         out.insert(k.to_owned(), v);
     }

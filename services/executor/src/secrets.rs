@@ -80,7 +80,8 @@ pub(crate) async fn resolve(
     }
     let mut tx = shared.ctx.store.read().await?;
     let place = Place::of(&mut tx, &work.project, &work.environment, host, Some(work.deployment)).await?;
-    let found = secrets::find(&mut tx, &place, names.iter().map(String::as_str)).await?;
+    let wanted: Vec<String> = names.iter().cloned().collect();
+    let found = secrets::find(&mut tx, &place, &wanted).await?;
     drop(tx);
     if let Some(name) = names.iter().find(|n| !found.contains_key(*n)) {
         return Err(match name.strip_prefix(reference::INPUT_PREFIX) {

@@ -213,17 +213,24 @@ pub struct CatalogRevision {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SecretPut {
-    /// Kept sealed; no route gives it back.
+    /// Kept sealed; no route gives it back. Left out when the value is in Vault.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub value: String,
+    /// `<mount>/<path>#<key>`: where HashiCorp Vault (KV version 2) keeps the value, which is fetched when it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SecretName {
-    /// `project.<name>` or `channel`
+    /// `host.<name>`, `environment.<project>.<name>`, `project.<name>`, `group.<name>` or `channel`
     pub scope: String,
     pub name: String,
     pub updated_at: DateTime<Utc>,
     pub updated_by: String,
+    /// Where Vault keeps the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault: Option<String>,
 }
 
 // ---- artifacts and triggers

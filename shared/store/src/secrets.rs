@@ -3,11 +3,12 @@
 //! Scopes: `host/<h>`, `environment/<p>/<e>`, `project/<p>`, `group/<g>` for steps, `channel` for notifications, and
 //! `deployment/<id>` for the values of secret inputs.
 
-use crate::{Error, Tx, catalog, sql};
+use crate::{Error, Tx, catalog, deployments, sql};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 use windlass_domain::{
     catalog::{Item, Kind},
+    deployment::Deployment,
     ids::DeploymentId,
     reference::INPUT_PREFIX,
 };
@@ -35,7 +36,8 @@ pub struct Kept {
 /// Where a step's secrets are looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    deployment: Option<String>,
+    /// Scopes of secret inputs: the deployment's, and of a rollback those of what it takes back.
+    inputs: Vec<String>,
     /// The innermost first.
     scopes: Vec<String>,
 }
@@ -56,7 +58,13 @@ impl Place {
         let mut scopes: Vec<String> = host.iter().map(|h| format!("host/{h}")).collect();
         scopes.extend([format!("environment/{project}/{environment}"), format!("project/{project}")]);
         scopes.extend(group);
-        Ok(Place { deployment: deployment.map(deployment_scope), scopes })
+        let mut inputs = Vec::new();
+        if let Some(id) = deployment {
+            inputs.push(deployment_scope(id));
+            let of = crate::deployments::get(tx, id).await?.and_then(|d| d.deployment.rollback);
+            inputs.extend(of.map(|r| deployment_scope(r.of)));
+        }
+        Ok(Place { inputs, scopes })
     }
 
     /// Of one host more.
@@ -148,19 +156,13 @@ pub async fn kept(tx: &mut Tx, scope: &str, name: &str) -> Result<Option<Kept>, 
 }
 
 /// The secrets of these names as a step there gets them; names that no scope has are left out.
-pub async fn find<'n>(
-    tx: &mut Tx,
-    place: &Place,
-    names: impl IntoIterator<Item = &'n str>,
-) -> Result<BTreeMap<String, Kept>, Error> {
+pub async fn find(tx: &mut Tx, place: &Place, names: &[String]) -> Result<BTreeMap<String, Kept>, Error> {
     let mut out = BTreeMap::new();
     for name in names {
-        let own = place.deployment.iter().filter(|_| name.starts_with(INPUT_PREFIX));
-        let scopes: Vec<&String> =
-            if name.starts_with(INPUT_PREFIX) { own.collect() } else { place.scopes.iter().collect() };
+        let scopes = if name.starts_with(INPUT_PREFIX) { &place.inputs } else { &place.scopes };
         for scope in scopes {
             if let Some(found) = kept(tx, scope, name).await? {
-                out.insert(name.to_owned(), found);
+                out.insert(name.clone(), found);
                 break;
             }
         }
@@ -169,14 +171,10 @@ pub async fn find<'n>(
 }
 
 /// Which of these names no scope has. Values of secret inputs are not asked for: they come with the request.
-pub async fn missing<'n>(
-    tx: &mut Tx,
-    place: &Place,
-    names: impl IntoIterator<Item = &'n str>,
-) -> Result<Vec<String>, Error> {
-    let names: Vec<&str> = names.into_iter().filter(|n| !n.starts_with(INPUT_PREFIX)).collect();
-    let found = find(tx, place, names.iter().copied()).await?;
-    Ok(names.into_iter().filter(|n| !found.contains_key(*n)).map(str::to_owned).collect())
+pub async fn missing(tx: &mut Tx, place: &Place, names: &[String]) -> Result<Vec<String>, Error> {
+    let stored: Vec<String> = names.iter().filter(|n| !n.starts_with(INPUT_PREFIX)).cloned().collect();
+    let found = find(tx, place, &stored).await?;
+    Ok(stored.into_iter().filter(|n| !found.contains_key(n)).collect())
 }
 
 pub async fn names(tx: &mut Tx) -> Result<Vec<Name>, Error> {
@@ -185,7 +183,7 @@ pub async fn names(tx: &mut Tx) -> Result<Vec<Name>, Error> {
         .await
 }
 
-/// Deployments that have values of secret inputs and are over.
+/// Scopes of secret inputs whose deployment is over, and is not being taken back.
 pub async fn of_ended_deployments(tx: &mut Tx) -> Result<Vec<String>, Error> {
     let scopes: Vec<(String,)> =
         sql("SELECT DISTINCT scope FROM secrets WHERE scope LIKE 'deployment/%' ORDER BY scope").fetch_all(tx).await?;
@@ -193,11 +191,25 @@ pub async fn of_ended_deployments(tx: &mut Tx) -> Result<Vec<String>, Error> {
     for (scope,) in scopes {
         let Ok(id) = scope.trim_start_matches("deployment/").parse::<DeploymentId>() else { continue };
         match crate::deployments::get(tx, id).await? {
-            Some(d) if d.deployment.state.is_terminal() => out.push(scope),
+            Some(d) if d.deployment.state.is_terminal() && !taken_back(tx, &d.deployment).await? => out.push(scope),
             _ => {}
         }
     }
     Ok(out)
+}
+
+async fn taken_back(tx: &mut Tx, d: &Deployment) -> Result<bool, Error> {
+    let filter = deployments::Filter {
+        project: Some(d.project.clone()),
+        environment: Some(d.environment.clone()),
+        ..deployments::Filter::default()
+    };
+    // A rollback is requested while, or at once after, what it takes back runs.
+    let newest = deployments::list(tx, &filter, 20).await?;
+    let of = |s: &deployments::Stored| {
+        !s.deployment.state.is_terminal() && s.deployment.rollback.as_ref().is_some_and(|r| r.of == d.id)
+    };
+    Ok(newest.iter().any(of))
 }
 
 /// Removes every secret of a scope.

@@ -10,11 +10,13 @@ use actix_web::{HttpResponse, http::StatusCode};
 use serde_json::json as value;
 use windlass_contracts::http as body;
 use windlass_domain::{
-    access::{Grant, Permission, Role},
+    access::{Grant, Permission, Role, Target},
     artifact::is_name,
     event::Aggregate,
     ids::TokenId,
+    mask,
 };
+use windlass_runtime::vault::Pointer;
 use windlass_store::{Tx, events, people, secrets, tokens};
 
 fn grant_view(g: &Grant) -> body::Grant {
@@ -222,28 +224,102 @@ pub(crate) async fn revoke_token(call: Call) -> Answer {
     Ok(HttpResponse::NoContent().finish())
 }
 
-#[utoipa::path(put, path = "/api/v1/secrets/{scope}/{name}", tag = "access", params(("scope" = String, Path, description = "`project.<name>` or `channel`"), ("name" = String, Path,)), request_body = body::SecretPut, responses((status = 200, body = body::SecretName), (status = "default", body = body::Problem)))]
+const SCOPES: &str = "host.<name>, environment.<project>.<name>, project.<name>, group.<name>, channel or ssh";
+
+/// The scope as it is stored; `Err` names those there are.
+fn scope_of<'c>(call: &'c Call, name: &str) -> Result<&'c str, Problem> {
+    let scope = call.param("scope");
+    let parts: Vec<&str> = scope.split('/').collect();
+    let good = match parts.as_slice() {
+        ["channel" | "ssh"] => true,
+        ["host" | "project" | "group", n] => is_name(n),
+        ["environment", p, e] => is_name(p) && is_name(e),
+        _ => false,
+    };
+    if !good {
+        return Err(Problem::invalid(format!(
+            "there is no scope {:?} for secrets; there are {SCOPES}",
+            scope.replace('/', ".")
+        )));
+    }
+    if !is_name(name) {
+        return Err(Problem::invalid(format!("a secret's name must match [a-z0-9][a-z0-9_-]{{0,62}}, got {name:?}")));
+    }
+    Ok(scope)
+}
+
+#[utoipa::path(put, path = "/api/v1/secrets/{scope}/{name}", tag = "access", params(("scope" = String, Path, description = "`host.<name>`, `environment.<project>.<name>`, `project.<name>`, `group.<name>` or `channel`"), ("name" = String, Path,)), request_body = body::SecretPut, responses((status = 200, body = body::SecretName), (status = "default", body = body::Problem)))]
 pub(crate) async fn put_secret(call: Call) -> Answer {
     let given: body::SecretPut = call.body()?;
-    let (scope, name) = (call.param("scope"), call.param("name"));
-    if !is_name(name) {
-        return Err(
-            Problem::invalid(format!("a secret's name must match [a-z0-9][a-z0-9_-]{{0,62}}, got {name:?}")).into()
-        );
-    }
-    if given.value.is_empty() {
-        return Err(Problem::invalid("`value` is empty").into());
-    }
-    let sealed =
-        call.state.ctx.sealer.seal(scope, name, given.value.as_bytes()).map_err(|e| Fail::Internal(e.to_string()))?;
+    let name = call.param("name");
+    let scope = scope_of(&call, name)?;
+    let sealed = match &given.vault {
+        None if given.value.is_empty() => return Err(Problem::invalid("`value` is empty").into()),
+        None => {
+            // What is used in a step is masked in its output; what cannot be, is no secret there.
+            if !matches!(scope, "channel" | "ssh") {
+                mask::check(given.value.as_bytes()).map_err(|e| Problem::invalid(e.to_string()))?;
+            }
+            let sealed = call.state.ctx.sealer.seal(scope, name, given.value.as_bytes());
+            sealed.map_err(|e| Fail::Internal(e.to_string()))?
+        }
+        Some(_) if !given.value.is_empty() => {
+            return Err(Problem::invalid("give `value` or `vault`, not both").into());
+        }
+        Some(v) if matches!(scope, "channel" | "ssh") => {
+            return Err(Problem::invalid(format!("a secret of {scope} is kept here, not in Vault ({v})")).into());
+        }
+        Some(v) => {
+            v.parse::<Pointer>().map_err(|e| Problem::invalid(e.to_string()))?;
+            if call.state.ctx.settings.vault.address.is_none() {
+                let text = "Vault is not set up: set `vault.address` and `vault.token_file`";
+                return Err(Problem::conflict("no_vault", text).into());
+            }
+            vec![]
+        }
+    };
     let (who, at) = (call.who()?.actor.person.clone(), now());
     let done: Result<(), Fail> = transact!(call.store(), tx => {
-        secrets::put(&mut tx, scope, name, &sealed, &who, at).await?;
-        let payload = value!({ "scope": scope, "name": name });
+        match &given.vault {
+            None => secrets::put(&mut tx, scope, name, &sealed, &who, at).await?,
+            Some(v) => secrets::put_pointer(&mut tx, scope, name, v, &who, at).await?,
+        }
+        let payload = value!({ "scope": scope, "name": name, "vault": given.vault });
         events::append(&mut tx, call.event(Aggregate::Access, format!("secret/{scope}/{name}"), "secret.saved", payload)).await?;
     });
     done?;
-    ok(&body::SecretName { scope: scope.replacen('/', ".", 1), name: name.into(), updated_at: at, updated_by: who })
+    ok(&body::SecretName {
+        scope: scope.replace('/', "."),
+        name: name.into(),
+        updated_at: at,
+        updated_by: who,
+        vault: given.vault,
+    })
+}
+
+#[utoipa::path(delete, path = "/api/v1/secrets/{scope}/{name}", tag = "access", params(("scope" = String, Path,), ("name" = String, Path,)), responses((status = 204), (status = "default", body = body::Problem)))]
+pub(crate) async fn delete_secret(call: Call) -> Answer {
+    let name = call.param("name");
+    let scope = scope_of(&call, name)?;
+    let done: Result<(), Fail> = transact!(call.store(), tx => {
+        if !secrets::remove(&mut tx, scope, name).await? {
+            return Err(Problem::not_found().into());
+        }
+        let payload = value!({ "scope": scope, "name": name });
+        events::append(&mut tx, call.event(Aggregate::Access, format!("secret/{scope}/{name}"), "secret.removed", payload)).await?;
+    });
+    done?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Whether the caller administers what the scope belongs to.
+async fn may_admin(call: &Call, tx: &mut Tx, scope: &str) -> Result<bool, Fail> {
+    match scope.split_once('/') {
+        Some(("project", p)) => call.may(tx, Permission::Admin, Some(p)).await,
+        Some(("environment", e)) => call.may(tx, Permission::Admin, e.split('/').next()).await,
+        Some(("group", group)) => Ok(call.who()?.actor.may(Permission::Admin, Target::Project { name: "", group })),
+        _ => call.may(tx, Permission::Admin, None).await,
+    }
 }
 
 #[utoipa::path(get, path = "/api/v1/secrets", tag = "access", params(("limit" = Option<u32>, Query,), ("cursor" = Option<String>, Query,)), responses((status = 200, body = body::Page<body::SecretName>), (status = "default", body = body::Problem)))]
@@ -255,7 +331,7 @@ pub(crate) async fn list_secrets(call: Call) -> Answer {
     let mut rows = Vec::new();
     for s in secrets::names(&mut tx).await? {
         let late = after.as_ref().is_none_or(|(scope, name)| (s.scope.as_str(), s.name.as_str()) > (scope, name));
-        if late && call.may(&mut tx, Permission::Admin, s.scope.strip_prefix("project/")).await? {
+        if late && may_admin(&call, &mut tx, &s.scope).await? {
             rows.push(s);
         }
     }
@@ -264,10 +340,11 @@ pub(crate) async fn list_secrets(call: Call) -> Answer {
         limit,
         |s| (s.scope.clone(), s.name.clone()),
         |s| body::SecretName {
-            scope: s.scope.replacen('/', ".", 1),
+            scope: s.scope.replace('/', "."),
             name: s.name,
             updated_at: s.updated_at,
             updated_by: s.updated_by,
+            vault: s.vault,
         },
     ))
 }

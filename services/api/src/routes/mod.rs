@@ -63,6 +63,7 @@ pub(crate) fn table() -> Table {
     add.to(&get, "/api/v1/tokens", May(Admin, On::Global), access::list_tokens);
     add.to(&delete, "/api/v1/tokens/{id}", May(Admin, On::Global), access::revoke_token);
     add.to(&put, "/api/v1/secrets/{scope}/{name}", May(Admin, On::Secret), access::put_secret);
+    add.to(&delete, "/api/v1/secrets/{scope}/{name}", May(Admin, On::Secret), access::delete_secret);
     add.to(&get, "/api/v1/secrets", May(Admin, On::Rows), access::list_secrets);
 
     add.to(&post, "/api/v1/apply", May(Define, On::Rows), catalog::apply);
@@ -174,6 +175,7 @@ impl RouteAdder<'_> {
         access::list_tokens,
         access::revoke_token,
         access::put_secret,
+        access::delete_secret,
         access::list_secrets,
         catalog::apply,
         catalog::list,

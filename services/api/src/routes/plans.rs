@@ -64,6 +64,11 @@ pub(crate) async fn asked(tx: &mut Tx, project: &str, g: &http::DeploymentNew) -
         if flow.inputs.get(name).is_some_and(|i| i.kind == InputKind::Secret)
             && let Some(plain) = v.as_str()
         {
+            if let Err(e) = windlass_domain::mask::check(plain.as_bytes()) {
+                let at = format!("inputs.{name}");
+                let fault = http::Fault { at: at.clone(), detail: e.to_string(), line: None, column: None };
+                return Err(Problem::unprocessable(format!("{at}: {e}"), vec![fault]).into());
+            }
             secrets.insert(name.clone(), plain.to_owned());
             *v = reference::secret_input(name);
         }

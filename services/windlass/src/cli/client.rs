@@ -28,6 +28,34 @@ pub(crate) struct HostsArgs {
     pub(crate) hosts: Vec<String>,
 }
 
+/// What `windlass hosts` does besides listing them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostsCommand {
+    /// Show the SSH keys that a host presents to this machine, for a person to compare and pin as `ssh.host_key`
+    ScanKey(ScanKeyArgs),
+    /// Let a host take no new tasks; what runs there goes on
+    Lock {
+        /// Host
+        host: String,
+        /// Why; shown to whoever waits for the host
+        #[arg(long, short)]
+        reason: String,
+    },
+    /// Let a locked host take tasks again
+    Unlock {
+        /// Host
+        host: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScanKeyArgs {
+    /// A host of the catalog, or an address
+    pub(crate) host: String,
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct HostsReasonArgs {
     /// Deployment id
@@ -47,6 +75,25 @@ pub(crate) struct ConfirmArgs {
     /// Number of the wave, as `status` shows it
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wave: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChooseArgs {
+    /// Deployment id
+    pub(crate) id: Uuid,
+    /// The step whose expression failed, as `status` shows it
+    pub(crate) step: String,
+    /// One of the branches that `status` names
+    pub(crate) branch: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AcceptArgs {
+    /// Deployment id
+    pub(crate) id: Uuid,
+    /// Digest of the plan you read, as `status` shows it; the server refuses any other
+    #[arg(long)]
+    pub(crate) digest: String,
 }
 
 #[derive(Debug, Args)]
@@ -88,8 +135,8 @@ pub(crate) struct ApplyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// project, environment, host, flow, policy or channel
-    #[arg(value_parser = ["project", "environment", "host", "flow", "policy", "channel"])]
+    /// project, environment, host, flow, policy, channel, group, `host_group` or plugin
+    #[arg(value_parser = ["project", "environment", "host", "flow", "policy", "channel", "group", "host_group", "plugin"])]
     pub(crate) kind: String,
     /// Name, or project/name for environments and flows; all of the kind when not given
     pub(crate) key: Option<String>,
@@ -130,14 +177,10 @@ pub(crate) struct DeployArgs {
     pub(crate) project: String,
     /// Environment
     pub(crate) environment: String,
-    /// Version of a registered artifact
-    #[arg(long)]
-    pub(crate) version: String,
-    /// Value of a flow's input; may be given many times
-    #[arg(long = "input", short, value_name = "NAME=VALUE", value_parser = super::client::input)]
-    pub(crate) inputs: Vec<(String, serde_json::Value)>,
+    #[command(flatten)]
+    pub(crate) ask: super::AskArgs,
     /// Only these hosts of the environment; may be given many times
-    #[arg(long = "host", value_name = "HOST")]
+    #[arg(long = "host", visible_alias = "hosts", value_name = "HOST", value_delimiter = ',')]
     pub(crate) hosts: Vec<String>,
     /// Start not before this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
@@ -300,11 +343,20 @@ pub(crate) enum PersonCommand {
 pub(crate) enum SecretCommand {
     /// Store a secret; its value is read from standard input or a file, never from the command line
     Set {
-        /// `<project>/<name>`, or `channel/<name>`
+        /// `<project>/<name>`, `<project>/<environment>/<name>`, `host/<host>/<name>`, `group/<group>/<name>`, or
+        /// `channel/<name>`
         name: String,
         /// Read the value from this file
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
+        /// The value is kept in HashiCorp Vault and fetched when it is used: `<mount>/<path>#<key>`
+        #[arg(long, value_name = "PLACE", conflicts_with = "from")]
+        vault: Option<String>,
+    },
+    /// Remove a secret
+    Remove {
+        /// As for `set`
+        name: String,
     },
     /// Names of the stored secrets
     List,

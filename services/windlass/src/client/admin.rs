@@ -10,7 +10,10 @@ use crate::cli::{EnrollArgs, NotificationsCommand, PersonCommand, SecretCommand,
 use chrono::Utc;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Read};
-use windlass_contracts::http::{EnrollTokenNew, Grant, GrantsPut, Page, Person, PersonPut, SecretPut, TokenNew};
+use windlass_contracts::{
+    http::{EnrollTokenNew, Grant, GrantsPut, NoBody, Page, Person, PersonPut, SecretPut, TokenNew},
+    preview::HostLockBody,
+};
 
 /// Every page of a list, as one.
 async fn all(api: &Api, path: &str) -> Result<Value, Error> {
@@ -41,10 +44,27 @@ pub(crate) async fn hosts(api: &Api, out: Out) -> Result<(), Error> {
             view::text(h, "state"),
             seen,
             view::text(h, "agent/version"),
+            view::text(h, "current"),
+            format!("{}/{}", view::text(h, "tasks"), view::text(h, "max_tasks")),
+            view::text(h, "lock/reason"),
             labels.unwrap_or_default(),
         ]
     });
-    out.table(&["HOST", "ADDRESS", "AGENT", "SEEN", "VERSION", "LABELS"], rows.collect(), "no hosts: windlass apply -f")
+    out.table(
+        &["HOST", "ADDRESS", "AGENT", "SEEN", "VERSION", "RELEASE", "TASKS", "LOCKED", "LABELS"],
+        rows.collect(),
+        "no hosts: windlass apply -f",
+    )
+}
+
+pub(crate) async fn lock_host(host: &str, reason: String, api: &Api, out: Out) -> Result<(), Error> {
+    let answer: Value = api.post(&format!("/hosts/{}/lock", encode(host)), &HostLockBody { reason }).await?;
+    if out.json { out.json(&answer) } else { out.line(format!("host {host} is locked: it takes no new tasks")) }
+}
+
+pub(crate) async fn unlock_host(host: &str, api: &Api, out: Out) -> Result<(), Error> {
+    let answer: Value = api.post(&format!("/hosts/{}/unlock", encode(host)), &NoBody::default()).await?;
+    if out.json { out.json(&answer) } else { out.line(format!("host {host} takes tasks again")) }
 }
 
 pub(crate) async fn enroll(args: &EnrollArgs, api: &Api, out: Out) -> Result<(), Error> {
@@ -162,22 +182,25 @@ pub(crate) async fn person(command: &PersonCommand, api: &Api, out: Out) -> Resu
 
 pub(crate) async fn secret(command: &SecretCommand, api: &Api, out: Out) -> Result<(), Error> {
     match command {
-        SecretCommand::Set { name, from } => {
-            let (scope, short) = name
-                .rsplit_once('/')
-                .ok_or_else(|| Error::Usage(format!("write `<project>/<name>` or `channel/<name>`, not {name:?}")))?;
-            let scope = if scope == "channel" { "channel".to_owned() } else { format!("project.{scope}") };
-            let value = match from {
-                Some(path) => std::fs::read_to_string(path).map_err(|source| Error::File {
+        SecretCommand::Set { name, from, vault } => {
+            let (scope, short) = secret_place(name)?;
+            let value = match (vault, from) {
+                (Some(_), _) => String::new(),
+                (None, Some(path)) => std::fs::read_to_string(path).map_err(|source| Error::File {
                     path: path.clone(),
                     what: "the value cannot be read",
                     source,
                 })?,
-                None => from_stdin(name)?,
+                (None, None) => from_stdin(name)?,
             };
-            let body = SecretPut { value: value.trim_end_matches(['\n', '\r']).to_owned() };
+            let body = SecretPut { value: value.trim_end_matches(['\n', '\r']).to_owned(), vault: vault.clone() };
             let _: Value = api.put(&format!("/secrets/{}/{}", encode(&scope), encode(short)), &body).await?;
             done(out, format!("secret {name} is stored"))
+        }
+        SecretCommand::Remove { name } => {
+            let (scope, short) = secret_place(name)?;
+            api.delete(&format!("/secrets/{}/{}", encode(&scope), encode(short))).await?;
+            done(out, format!("secret {name} is removed"))
         }
         SecretCommand::List => {
             let page: Value = all(api, "/secrets").await?;
@@ -185,12 +208,31 @@ pub(crate) async fn secret(command: &SecretCommand, api: &Api, out: Out) -> Resu
                 return out.json(&page);
             }
             let rows = view::items(&page).iter().map(|s| {
-                let (scope, name) = (view::text(s, "scope"), view::text(s, "name"));
-                let scope = scope.trim_start_matches("project/").trim_start_matches("project.");
-                vec![format!("{scope}/{name}"), view::time(s, "updated_at"), view::text(s, "updated_by")]
+                let (scope, name) = (view::text(s, "scope").replace('.', "/"), view::text(s, "name"));
+                let scope = scope.trim_start_matches("project/").trim_start_matches("environment/").to_owned();
+                let place = match view::text(s, "vault") {
+                    v if v.is_empty() => "sealed here".to_owned(),
+                    v => format!("vault {v}"),
+                };
+                vec![format!("{scope}/{name}"), place, view::time(s, "updated_at"), view::text(s, "updated_by")]
             });
-            out.table(&["SECRET", "SAVED", "BY"], rows.collect(), "no secrets")
+            out.table(&["SECRET", "KEPT", "SAVED", "BY"], rows.collect(), "no secrets")
         }
+    }
+}
+
+/// The scope as the API writes it, and the name.
+fn secret_place(name: &str) -> Result<(String, &str), Error> {
+    let parts: Vec<&str> = name.split('/').collect();
+    match parts.as_slice() {
+        [scope @ ("channel" | "ssh"), n] => Ok(((*scope).to_owned(), n)),
+        [scope @ ("host" | "group"), of, n] => Ok((format!("{scope}.{of}"), n)),
+        [project, n] => Ok((format!("project.{project}"), n)),
+        [project, environment, n] => Ok((format!("environment.{project}.{environment}"), n)),
+        _ => Err(Error::Usage(format!(
+            "write `<project>/<name>`, `<project>/<environment>/<name>`, `host/<host>/<name>`, `group/<group>/<name>` or \
+             `channel/<name>`, not {name:?}"
+        ))),
     }
 }
 

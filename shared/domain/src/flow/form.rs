@@ -176,8 +176,11 @@ fn schema(input: &Input) -> Value {
     s
 }
 
-/// An input's value as expressions see it: a file has its `text` too, where it is UTF-8.
+/// An input's value as expressions see it: a file has its `text` too, where it is UTF-8; a secret is its reference.
 pub fn seen(value: &Value) -> Value {
+    if let Some(secret) = crate::reference::of_input(value) {
+        return Value::String(secret.marker());
+    }
     let mut out = value.clone();
     if let Some(o) = out.as_object_mut()
         && o.len() == 4
@@ -286,6 +289,6 @@ mod tests {
         let seen_file = seen(&file_value("a.conf", "port=1ä".as_bytes()));
         assert_eq!(seen_file["text"], json!("port=1ä"));
         assert_eq!(seen(&file_value("a.bin", &[0xff, 0xfe])).get("text"), None);
-        assert_eq!(seen(&json!({ "secret": "input.token" })), json!({ "secret": "input.token" }));
+        assert_eq!(seen(&json!({ "secret": "input.token" })), json!("\u{FDD0}secret:input.token\u{FDD1}"));
     }
 }

@@ -98,6 +98,7 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
         scopes: BTreeMap::new(),
         plugins: BTreeMap::new(),
     };
+    super::references::forbid(&plan, flow)?;
     if input.rollback.is_none() {
         graph::scopes(&mut plan, flow)?;
     }
@@ -420,6 +421,7 @@ impl Planner<'_> {
             let (key, value) = resolve(place, action, &key, &value)?;
             with.insert(key, value);
         }
+        super::references::places(place, None, action, &with)?;
         defaults(action, &mut with);
         self.add(action, &mut with);
         Ok(with)

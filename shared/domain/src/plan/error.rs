@@ -30,6 +30,8 @@ pub enum PlanError {
     UnknownAccount { step: String, account: String, known: String },
     #[error("step `{step}`: `on` is {problem}")]
     On { step: String, problem: String },
+    #[error(transparent)]
+    Marker(crate::reference::Forbidden),
     #[error("step `{step}` uses `{action}`, which this version does not have")]
     UnknownAction { step: String, action: String },
     #[error("step `{step}` uses `{uses}`, which the release does not hold: request the deployment anew")]

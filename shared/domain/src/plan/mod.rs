@@ -12,6 +12,7 @@ mod digest;
 mod error;
 pub(crate) mod graph;
 mod plugins;
+mod references;
 mod render;
 
 pub use build::{BuildInput, HostFacts, ROLLBACK_STEP, Surroundings, build};

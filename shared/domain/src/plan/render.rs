@@ -129,6 +129,7 @@ impl Compiled {
                     }
                 };
             }
+            super::references::places(&place().0, Some(&host.name), s.action, &step.with)?;
             steps.push(step);
         }
         if steps.is_empty() {

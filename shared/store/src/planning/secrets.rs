@@ -33,7 +33,8 @@ pub(super) async fn check(tx: &mut Tx, plan: &Plan) -> Result<Result<(), Unplann
             PlanStepKind::Rollout(r) => r.steps.iter().for_each(|s| named(&s.with, &mut names)),
             PlanStepKind::Gateway(_) | PlanStepKind::Enter { .. } | PlanStepKind::Leave { .. } => {}
         }
-        let missing = secrets::missing(tx, &place, names.iter().map(String::as_str)).await?;
+        let names: Vec<String> = names.into_iter().collect();
+        let missing = secrets::missing(tx, &place, &names).await?;
         if missing.is_empty() {
             continue;
         }
@@ -45,8 +46,7 @@ pub(super) async fn check(tx: &mut Tx, plan: &Plan) -> Result<Result<(), Unplann
         let mut lacking = None;
         for h in &hosts {
             let own = place.on_host(&h.name);
-            if let Some(name) = secrets::missing(tx, &own, missing.iter().map(String::as_str)).await?.into_iter().next()
-            {
+            if let Some(name) = secrets::missing(tx, &own, &missing).await?.into_iter().next() {
                 lacking = Some((name, format!(" for host {}", h.name)));
                 break;
             }
@@ -58,7 +58,7 @@ pub(super) async fn check(tx: &mut Tx, plan: &Plan) -> Result<Result<(), Unplann
             let (p, e) = (&plan.project, &plan.environment);
             return Ok(Err(Unplannable(format!(
                 "step `{}` needs the secret `{name}`{whose}, which none of its scopes has; set it: windlass secret set \
-                 {p}/{name} (or for the environment {p}.{e}, a host, or the group)",
+                 {p}/{name} (or {p}/{e}/{name} for the environment, host/<host>/{name}, or group/<group>/{name})",
                 step.id
             ))));
         }

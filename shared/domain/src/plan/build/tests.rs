@@ -415,3 +415,5 @@ fn five_thousand_hosts_are_planned_quickly() {
     // Generous for a loaded machine and an unoptimised build; quadratic work would take minutes.
     assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
 }
+
+mod references;
