@@ -127,11 +127,17 @@ fn step(s: &windlass_domain::deployment::StepRun, latest: &BTreeMap<(&str, &str)
     let mut out = body::Step {
         id: s.id.clone(),
         needs: s.needs.clone(),
+        join: name(&s.join),
         state: name(&s.state),
         kind: "rollout".into(),
         action: None,
         attempt: None,
-        reason: None,
+        reason: s.asks.as_ref().map(|a| a.reason.clone()).or(s.reason.clone()),
+        taken: vec![],
+        choices: s.choices(),
+        runs: s.repeat.as_ref().map(|r| r.runs),
+        max_runs: s.repeat.as_ref().map(|r| r.max),
+        outputs: s.outputs.clone(),
         waves: vec![],
     };
     match &s.kind {
@@ -139,11 +145,11 @@ fn step(s: &windlass_domain::deployment::StepRun, latest: &BTreeMap<(&str, &str)
             out.kind = "central".into();
             out.action = Some(action.clone());
             out.attempt = Some(*attempt);
-            out.reason.clone_from(reason);
+            out.reason = out.reason.or(reason.clone());
         }
         StepRunKind::Gateway(g) => {
             out.kind = "gateway".into();
-            out.reason.clone_from(&g.reason);
+            out.taken = g.taken.clone().unwrap_or_default();
         }
         StepRunKind::Enter { .. } | StepRunKind::Leave { .. } => out.kind = "subflow".into(),
         StepRunKind::Rollout(r) => {
@@ -233,6 +239,8 @@ fn actions(d: &Deployment, who: &Who, group: &str) -> Vec<String> {
             "confirm",
             has(Permission::Operate) && active && waits.iter().any(|w| matches!(w, WaitingOn::Confirmation { .. })),
         ),
+        ("choose", has(Permission::Operate) && active && waits.iter().any(|w| matches!(w, WaitingOn::Choice { .. }))),
+        ("accept", has(Permission::Trigger) && asking && d.drifted_from.is_some()),
         ("retry", has(Permission::Operate) && active && intervention),
         ("skip", has(Permission::Operate) && active && intervention),
         ("ignore", has(Permission::Operate) && active && intervention),

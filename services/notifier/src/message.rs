@@ -141,7 +141,7 @@ fn headline(what: &str) -> String {
         "deployment.awaiting_approval" => "approval wanted",
         "deployment.awaiting_confirmation" => "confirmation of a wave wanted",
         "deployment.needs_intervention" => "deployment FAILED on hosts and needs a person",
-        "deployment.plan_changed" => "the plan changed: approvals are void",
+        "deployment.plan_changed" => "the plan changed and needs a decision",
         "deployment.refused" => "deployment could not be planned",
         "deployment.rollback_impossible" => "ROLLBACK IMPOSSIBLE",
         "deployment.overridden" => "an unknown host was overridden by a person",
@@ -172,7 +172,7 @@ fn headline(what: &str) -> String {
 fn todo(what: &str, severity: Severity) -> Option<&'static str> {
     match (what, severity) {
         ("deployment.awaiting_approval" | "deployment.plan_changed", _) => {
-            Some("Review the plan, then approve or reject it in the console or with `windlass approve`.")
+            Some("Review the plan, then approve, reject or accept it in the console or with `windlass approve` or `accept`.")
         }
         ("deployment.awaiting_confirmation", _) => Some("Look at the first hosts, then confirm or abort."),
         ("deployment.paused" | "deployment.needs_intervention", _) => {
