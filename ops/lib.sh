@@ -51,6 +51,22 @@ need_debian() {
   run_as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
 }
 
+# deb_into DIR PACKAGE: unpacks a Debian package into DIR, for a program that is wanted without its service.
+deb_into() {
+  local dir="$1" package="$2"
+  have apt-get || die "please install $package"
+  rm -rf "$dir"
+  mkdir -p "$dir"
+  (
+    cd "$dir"
+    if ! apt-get download -qq "$package" >/dev/null 2>&1; then
+      run_as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
+      apt-get download -qq "$package" >&2
+    fi
+    dpkg -x "$package"_*.deb . && rm -f "$package"_*.deb
+  ) || die "the Debian package $package could not be fetched"
+}
+
 need_basics() {
   have cargo || die "Rust is missing: install the toolchain (1.95 or newer)"
   have cc || need_debian gcc libc6-dev

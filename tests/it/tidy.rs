@@ -147,3 +147,31 @@ fn subjects_are_built_in_one_place() {
         }
     }
 }
+
+/// Names of our metrics in a text.
+fn metrics(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|w| w.starts_with("windlass_"))
+        .map(|w| w.trim_end_matches("_bucket").to_owned())
+        .collect()
+}
+
+#[test]
+fn alerts_and_dashboard_read_metrics_that_exist_and_every_alert_has_its_page() {
+    let read = |p: &str| std::fs::read_to_string(workspace().join(p)).expect("readable");
+    let code: BTreeSet<String> = sources(&[".rs"]).iter().flat_map(|(_, text)| metrics(text)).collect();
+    let (alerts, runbook) = (read("ops/observe/alerts.yaml"), read("ops/docs/runbook.md"));
+    for text in [&alerts, &read("ops/observe/dashboard.json")] {
+        let used = metrics(text);
+        assert!(used.len() > 5);
+        for name in used {
+            assert!(code.contains(&name), "no service has the metric {name}");
+        }
+    }
+    let names: Vec<&str> = alerts.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() > 5);
+    for name in names {
+        assert!(runbook.contains(&format!("\n## {name}\n")), "ops/docs/runbook.md has no section {name}");
+        assert!(alerts.contains(&format!("ops/docs/runbook.md#{}\"", name.to_lowercase())), "{name} names no section");
+    }
+}

@@ -7,6 +7,7 @@
 mod bundles;
 mod change;
 mod decide;
+mod gauges;
 mod planner;
 mod promotion;
 mod reconcile;

@@ -36,6 +36,7 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
     }));
     let me = scheduler.clone();
     ctx.spawn(async move { me.listen_for_results().await });
+    ctx.spawn(crate::gauges::run(ctx.clone()));
 
     let (due, handle) = (scheduler.clone(), scheduler.clone());
     ctx.spawn(run_reconciler(

@@ -112,6 +112,16 @@ pub async fn due(tx: &mut Tx, now: Timestamp) -> Result<Vec<DeploymentId>, Error
     Ok(rows.into_iter().map(|(id,)| DeploymentId(id)).collect())
 }
 
+/// How many deployments hold an environment, by state; states without any are 0.
+pub async fn count_active(tx: &mut Tx) -> Result<Vec<(String, u64)>, Error> {
+    let rows: Vec<(String, i64)> =
+        sql("SELECT state, COUNT(*) FROM deployments WHERE state IN ('running', 'paused', 'aborting') GROUP BY state")
+            .fetch_all(tx)
+            .await?;
+    let found = |state: &str| rows.iter().find(|(s, _)| s == state).map_or(0, |(_, n)| n.unsigned_abs());
+    Ok(["running", "paused", "aborting"].map(|s| (s.to_owned(), found(s))).to_vec())
+}
+
 pub async fn insert_release(tx: &mut Tx, r: &Release) -> Result<(), Error> {
     let kind = serde_json::to_value(r.kind).map_err(Error::Encode)?;
     sql("INSERT INTO releases (id, project, version, kind, artifact_id, doc, created_at, created_by)
