@@ -199,16 +199,25 @@ async fn act(
         change.rings.push(Ring::Bundle(b.id));
         return change.commit().await.map(Ok);
     }
+    let mut taken = 0;
     for a in approvals {
         if a.person != by || b.members.iter().all(|m| m.deployment != a.deployment) {
             return Ok(Err(("invalid", "the decision is not one of the person who sends it on this bundle".into())));
         }
         let Some(d) = deployments::get(&mut change.tx, a.deployment).await? else { continue };
+        // Another's approval was the last it waited for: this one is not needed there any more.
+        if d.deployment.state != deployment::State::AwaitingApproval {
+            continue;
+        }
+        taken += 1;
         let input = deployment::Input::Decide(a.clone());
         if let Err(r) = change.apply(&d.deployment, d.version, input, planned.get(&a.deployment)).await? {
             return Ok(Err((r.code(), format!("{}/{}: {r}", d.deployment.project, d.deployment.environment))));
         }
         deployments::insert_approval(&mut change.tx, a).await?;
+    }
+    if taken == 0 && !approvals.is_empty() {
+        return Ok(Err(("nothing_to_do", "no member's plan waits for an approval any more".into())));
     }
     let next = match carry_out(store, &mut change, Some(command), next, effects).await? {
         Ok(b) => b,

@@ -1,5 +1,6 @@
 //! The scheduler on both databases and a real broker; the test plays api and executor through the same tables.
 
+mod ordered;
 mod world;
 
 use std::time::Duration;

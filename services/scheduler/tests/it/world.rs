@@ -52,6 +52,10 @@ impl World {
         w
     }
 
+    pub(crate) fn store(&self) -> &windlass_store::Store {
+        &self.ctx.store
+    }
+
     /// Another one of the same.
     pub(crate) async fn second_scheduler(&mut self) {
         let ctx = self.ctx.for_service();
