@@ -1,9 +1,13 @@
 //! The command line: every sub-command with its arguments. What they do is in `up`, `service` and `client`.
 
 mod client;
+mod ordered;
+mod plan;
 mod server;
 
 pub(crate) use client::*;
+pub(crate) use ordered::*;
+pub(crate) use plan::*;
 pub(crate) use server::*;
 
 use clap::{Parser, Subcommand};
@@ -78,8 +82,12 @@ pub(crate) enum Command {
     Deploy(DeployArgs),
     /// Show deployments, or one with its waves and hosts
     Status(StatusArgs),
-    /// Show a deployment's plan
-    Plan(IdArgs),
+    /// Show the plan of a deployment, or what a request would do without making it
+    Plan(PlanArgs),
+    /// Show the values that steps read, and which scope each comes from
+    Explain(ExplainArgs),
+    /// Show hosts that do not have what was released to them
+    Drift(DriftArgs),
     /// Approve a deployment's plan
     Approve(DecideArgs),
     /// Reject a deployment's plan
@@ -102,6 +110,10 @@ pub(crate) enum Command {
     Resume(IdArgs),
     /// Confirm a wave that waits for a person
     Confirm(ConfirmArgs),
+    /// Decide what an expression of a flow could not: a gateway's branch, or whether a step runs
+    Choose(ChooseArgs),
+    /// Accept a plan that changed after it was asked for, where nobody has to approve it
+    Accept(AcceptArgs),
     /// Stop a running deployment
     Abort(ReasonArgs),
     /// Go back to the last known good version
@@ -109,8 +121,23 @@ pub(crate) enum Command {
     /// Answer for hosts whose state is unknown
     Override(HostsReasonArgs),
 
-    /// List hosts with their agents
-    Hosts,
+    /// Carry what is good in one environment to another
+    Promote(PromoteArgs),
+    /// Several releases as one: ordered, approved and rolled back together
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// Flows: their history, and the way back
+    #[command(subcommand)]
+    Flow(FlowCommand),
+    /// Projects that live in Git
+    #[command(subcommand)]
+    Source(SourceCommand),
+
+    /// List hosts with their agents; lock and unlock them
+    Hosts {
+        #[command(subcommand)]
+        command: Option<HostsCommand>,
+    },
     /// Make a one-time token with which an agent enrolls
     Enroll(EnrollArgs),
     /// Verify, export or checkpoint the audit trail
@@ -157,8 +184,8 @@ mod tests {
     fn every_contracted_command_exists() {
         let cli = Cli::command();
         let have: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
-        for want in "up api scheduler executor notifier auditor apply release deploy approve reject cancel status logs retry \
-                     skip ignore exclude pause resume confirm abort rollback override hosts enroll audit token person secret \
+        for want in "up api scheduler executor notifier auditor apply release deploy approve reject plan explain drift cancel status logs retry \
+                     skip ignore exclude pause resume confirm choose accept abort rollback override hosts enroll audit token person secret \
                      triggers queue notifications doctor completions openapi"
             .split_whitespace()
         {

@@ -42,7 +42,7 @@ pub(crate) async fn apply(args: &ApplyArgs, api: &Api, out: Out) -> Result<(), E
     if args.dry_run { out.line("nothing was saved (--dry-run)") } else { Ok(()) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     if path == Path::new("-") {
         let mut text = vec![];
         let got = std::io::stdin().lock().read_to_end(&mut text);

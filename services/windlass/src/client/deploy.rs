@@ -5,12 +5,13 @@ use super::{
     follow,
     http::{Api, encode, query},
     out::{Out, short_digest, time},
+    plan,
     text::clean,
     view,
 };
 use crate::cli::{
-    ConfirmArgs, DecideArgs, DeployArgs, HostsArgs, HostsReasonArgs, IdArgs, LogsArgs, ReasonArgs, RollbackArgs,
-    StatusArgs, WaitArgs,
+    AcceptArgs, ChooseArgs, ConfirmArgs, DecideArgs, DeployArgs, HostsArgs, HostsReasonArgs, IdArgs, LogsArgs,
+    ReasonArgs, RollbackArgs, StatusArgs, WaitArgs,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -18,8 +19,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 use windlass_contracts::http::{
-    ConfirmBody, DecisionBody, DeploymentDetail, DeploymentNew, HostsBody, HostsReasonBody, NoBody, ReasonBody,
-    RollbackBody,
+    AcceptBody, ChooseBody, ConfirmBody, DecisionBody, DeploymentDetail, DeploymentNew, HostsBody, HostsReasonBody,
+    NoBody, ReasonBody, RollbackBody,
 };
 use windlass_domain::deployment::State;
 
@@ -29,7 +30,7 @@ const OUTCOME: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Sends a command. The api answers its outcome, or 202 and `pending` when the scheduler is slow: then this waits.
-async fn command(api: &Api, path: &str, body: &impl Serialize) -> Result<Value, Error> {
+pub(super) async fn command(api: &Api, path: &str, body: &impl Serialize) -> Result<Value, Error> {
     let mut answer: Value = api.post(path, body).await?;
     let deadline = Instant::now() + OUTCOME;
     loop {
@@ -50,14 +51,11 @@ async fn command(api: &Api, path: &str, body: &impl Serialize) -> Result<Value, 
 }
 
 pub(crate) async fn deploy(args: DeployArgs, api: &Api, out: Out) -> Result<(), Error> {
-    let body = DeploymentNew {
-        environment: args.environment,
-        version: args.version,
-        inputs: args.inputs.into_iter().collect(),
-        hosts: args.hosts,
-        not_before: args.at,
-        note: args.note,
-    };
+    if args.ask.help_inputs {
+        return plan::help_inputs(&args.project, &args.environment, api, out).await;
+    }
+    let asked = plan::ask(&args.project, &args.environment, &args.ask, &args.hosts, api).await?;
+    let body = DeploymentNew { not_before: args.at, note: args.note, ..asked };
     let answer = command(api, &format!("/projects/{}/deployments", encode(&args.project)), &body).await?;
     requested(&answer, &args.wait, api, out).await
 }
@@ -70,7 +68,7 @@ pub(crate) async fn rollback(args: RollbackArgs, api: &Api, out: Out) -> Result<
 }
 
 /// A new deployment came of it: say its id, and watch it if asked.
-async fn requested(answer: &Value, wait: &WaitArgs, api: &Api, out: Out) -> Result<(), Error> {
+pub(super) async fn requested(answer: &Value, wait: &WaitArgs, api: &Api, out: Out) -> Result<(), Error> {
     let id: Option<Uuid> = view::text(answer, "new_deployment").parse().ok();
     let Some(id) = id.filter(|_| wait.wait || wait.follow) else {
         if out.json {
@@ -204,66 +202,13 @@ async fn plan_of(id: Uuid, api: &Api) -> Result<Value, Error> {
     api.get(&format!("/deployments/{id}/plan")).await
 }
 
-pub(crate) async fn plan(args: &IdArgs, api: &Api, out: Out) -> Result<(), Error> {
-    let plan = plan_of(args.id, api).await?;
-    if out.json { out.json(&plan) } else { show_plan(&plan, out) }
-}
-
-fn show_plan(answer: &Value, out: Out) -> Result<(), Error> {
-    let plan = view::at(answer, "plan").unwrap_or(answer);
-    let t = |path: &str| view::text(plan, path);
-    out.line(clean(
-        &format!(
-            "{} {} of {} to {}/{}",
-            t("kind"),
-            t("artifact/version"),
-            t("project"),
-            t("project"),
-            t("environment")
-        ),
-        false,
-    ))?;
-    out.line(clean(&format!("package   {}", t("artifact/url")), false))?;
-    out.line(format!("          {}", t("artifact/digest")))?;
-    out.line(clean(
-        &format!("flow      {} revision {}, on failure: {}", t("flow"), t("flow_revision"), t("on_failure")),
-        false,
-    ))?;
-    for (k, v) in view::at(plan, "inputs").and_then(Value::as_object).into_iter().flatten() {
-        out.line(clean(&format!("input     {k} = {v}"), false))?;
-    }
-    let hosts: Vec<String> = view::list(plan, "hosts").iter().map(|h| view::text(h, "name")).collect();
-    for s in view::list(plan, "steps") {
-        let skipped = if view::text(s, "skipped") == "true" { " (skipped: its condition is false)" } else { "" };
-        let action = view::text(s, "kind/action");
-        out.line(clean(format!("step      {} {action}{skipped}", view::text(s, "id")).trim_end(), false))?;
-        for (n, wave) in view::list(s, "kind/waves").iter().enumerate() {
-            let of = |i: &Value| i.as_u64().and_then(|i| hosts.get(i as usize)).cloned().unwrap_or_default();
-            let names: Vec<String> = wave.as_array().into_iter().flatten().map(of).collect();
-            out.line(clean(&format!("  wave {}  {}", n + 1, names.join(" ")), false))?;
-        }
-        for h in view::list(s, "kind/steps") {
-            out.line(clean(
-                &format!("    on each host: {} ({})", view::text(h, "id"), view::text(h, "action")),
-                false,
-            ))?;
-        }
-    }
-    for r in view::list(plan, "approvals") {
-        let people = view::joined(r, "people");
-        let by = if people.is_empty() { String::new() } else { format!(" of {people}") };
-        out.line(clean(&format!("approval  {}: {}{by}", view::text(r, "name"), view::text(r, "quorum")), false))?;
-    }
-    out.line(format!("digest    {}", view::text(answer, "digest")))
-}
-
 pub(crate) async fn decide(args: DecideArgs, verb: &str, api: &Api, out: Out) -> Result<(), Error> {
     let digest = match args.digest {
         Some(d) => d,
         None => {
             let plan = plan_of(args.id, api).await?;
             if !out.json {
-                show_plan(&plan, out)?;
+                plan::show(&plan, out)?;
             }
             if !args.yes {
                 match out.ask(&format!("{verb} this plan?")) {
@@ -316,6 +261,13 @@ pub(crate) async fn resume(args: IdArgs, api: &Api, out: Out) -> Result<(), Erro
 pub(crate) async fn confirm(args: ConfirmArgs, api: &Api, out: Out) -> Result<(), Error> {
     // People count waves from one, the api from zero.
     verb(args.id, "confirm", ConfirmBody { wave: args.wave - 1 }, api, out).await
+}
+
+pub(crate) async fn choose(args: ChooseArgs, api: &Api, out: Out) -> Result<(), Error> {
+    verb(args.id, "choose", ChooseBody { step: args.step, branch: args.branch }, api, out).await
+}
+pub(crate) async fn accept(args: AcceptArgs, api: &Api, out: Out) -> Result<(), Error> {
+    verb(args.id, "accept", AcceptBody { digest: args.digest }, api, out).await
 }
 
 pub(crate) async fn logs(args: LogsArgs, api: &Api, out: Out) -> Result<(), Error> {

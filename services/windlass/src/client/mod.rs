@@ -9,8 +9,11 @@ mod doctor;
 mod error;
 mod follow;
 mod http;
+mod ordered;
 mod out;
+mod plan;
 mod sse;
+mod ssh;
 mod text;
 mod view;
 
@@ -20,7 +23,7 @@ pub(crate) use self::{
     http::{Api, encode},
 };
 
-use crate::cli::{Command, Connection};
+use crate::cli::{Command, Connection, FlowCommand, HostsCommand};
 use out::Out;
 
 /// Runs a client command.
@@ -33,7 +36,9 @@ pub(crate) async fn run(command: Command, connection: &Connection) -> Result<(),
         Command::Release(a) => catalog::release(&a, &api()?, out).await,
         Command::Deploy(a) => deploy::deploy(a, &api()?, out).await,
         Command::Status(a) => deploy::status(a, &api()?, out).await,
-        Command::Plan(a) => deploy::plan(&a, &api()?, out).await,
+        Command::Plan(a) => plan::plan(a, &api()?, out).await,
+        Command::Explain(a) => plan::explain(&a, &api()?, out).await,
+        Command::Drift(a) => plan::drift(&a, &api()?, out).await,
         Command::Approve(a) => deploy::decide(a, "approve", &api()?, out).await,
         Command::Reject(a) => deploy::decide(a, "reject", &api()?, out).await,
         Command::Logs(a) => deploy::logs(a, &api()?, out).await,
@@ -42,13 +47,20 @@ pub(crate) async fn run(command: Command, connection: &Connection) -> Result<(),
         Command::Abort(a) => deploy::with_reason(a, "abort", &api()?, out).await,
         Command::Resume(a) => deploy::resume(a, &api()?, out).await,
         Command::Confirm(a) => deploy::confirm(a, &api()?, out).await,
+        Command::Choose(a) => deploy::choose(a, &api()?, out).await,
+        Command::Accept(a) => deploy::accept(a, &api()?, out).await,
         Command::Retry(a) => deploy::with_hosts(a, "retry", &api()?, out).await,
         Command::Skip(a) => deploy::with_hosts(a, "skip", &api()?, out).await,
         Command::Ignore(a) => deploy::with_hosts_and_reason(a, "ignore", &api()?, out).await,
         Command::Exclude(a) => deploy::with_hosts_and_reason(a, "exclude", &api()?, out).await,
         Command::Override(a) => deploy::with_hosts_and_reason(a, "override", &api()?, out).await,
         Command::Rollback(a) => deploy::rollback(a, &api()?, out).await,
-        Command::Hosts => admin::hosts(&api()?, out).await,
+        Command::Hosts { command: None } => admin::hosts(&api()?, out).await,
+        Command::Hosts { command: Some(HostsCommand::Lock { host, reason }) } => {
+            admin::lock_host(&host, reason, &api()?, out).await
+        }
+        Command::Hosts { command: Some(HostsCommand::Unlock { host }) } => admin::unlock_host(&host, &api()?, out).await,
+        Command::Hosts { command: Some(HostsCommand::ScanKey(a)) } => ssh::scan_key(&a, api(), out).await,
         Command::Enroll(a) => admin::enroll(&a, &api()?, out).await,
         Command::Audit(c) => audit::run(c, api, out).await,
         Command::Token(c) => admin::token(&c, &api()?, out).await,
@@ -58,6 +70,12 @@ pub(crate) async fn run(command: Command, connection: &Connection) -> Result<(),
         Command::Queue => admin::queue(&api()?, out).await,
         Command::Notifications(c) => admin::notifications(&c, &api()?, out).await,
         Command::Doctor(a) => doctor::run(&a.state.state, connection, out).await,
+        Command::Promote(a) => ordered::promote(a, &api()?, out).await,
+        Command::Bundle(c) => ordered::bundle(c, &api()?, out).await,
+        Command::Flow(FlowCommand::History(a)) => ordered::history(&a, &api()?, out).await,
+        Command::Flow(FlowCommand::Diff(a)) => ordered::diff(&a, &api()?, out).await,
+        Command::Flow(FlowCommand::Revert(a)) => ordered::revert(&a, &api()?, out).await,
+        Command::Source(c) => ordered::source(&c, &api()?, out).await,
         Command::Openapi => out.json(&api()?.get("/openapi.json").await?),
         Command::Up(_)
         | Command::Down(_)
