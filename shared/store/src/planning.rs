@@ -176,8 +176,8 @@ impl Snapshot {
                 groups.insert(name.clone(), g);
             }
         }
-        let named: BTreeSet<&String> =
-            env.hosts.iter().chain(groups.values().flat_map(|g| &g.hosts)).chain(others).collect();
+        let of_groups = groups.values().flat_map(|g: &HostGroup| g.hosts.iter());
+        let named: BTreeSet<String> = env.hosts.iter().chain(of_groups).chain(others).cloned().collect();
         if env.selector.is_some() || named.len() > ONE_BY_ONE {
             for i in catalog::all(tx, Kind::Host).await? {
                 if let Item::Host(h) = i {
@@ -186,8 +186,8 @@ impl Snapshot {
             }
         } else {
             for name in named {
-                if let Some(Item::Host(h)) = item(tx, Kind::Host, name).await? {
-                    hosts.insert(name.clone(), h);
+                if let Some(Item::Host(h)) = item(tx, Kind::Host, &name).await? {
+                    hosts.insert(name, h);
                 }
             }
         }
