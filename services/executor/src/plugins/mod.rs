@@ -227,9 +227,11 @@ impl Caller<'_> {
         let answer = self.send(verb, url, body, self.halted(), self.left()).await;
         match answer {
             Ok(answer) => {
-                let answer = self.masked(answer);
+                let mut answer = self.masked(answer);
+                // State stays until another one comes.
+                answer.state = answer.state.or(self.state.take());
+                self.state.clone_from(&answer.state);
                 self.store_answer(&answer).await?;
-                self.state = answer.state.clone().or(self.state.take());
                 let message = answer.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
                 let status = serde_json::to_value(answer.status).ok();
                 let status = status.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();

@@ -1,8 +1,10 @@
 //! The executor against real databases, a real NATS server, and agents that follow a script.
 
 mod agent;
+mod ansible;
 mod central;
 mod hostile;
 mod logs;
+mod plugins;
 mod waves;
 mod world;

@@ -11,6 +11,7 @@ use windlass_domain::{
     event::Event,
     ids::{AgentId, DeploymentId, TaskId, WorkId},
     plan::{Plan, PlanArtifact, PlanHost, PlanRollout, PlanStep, PlanStepKind},
+    plugin::Plugin,
     task::TaskStep,
     work::{CentralWork, Desired, Outcome, WaveHost, WaveWork, Work, WorkResult, WorkSpec},
 };
@@ -82,6 +83,18 @@ impl World {
         with_agents: usize,
         central: Vec<(&str, serde_json::Value)>,
     ) -> World {
+        let central = central.into_iter().map(|(action, with)| (action.to_owned(), with, 20)).collect();
+        Self::with_plan(db, hosts, with_agents, central, vec![]).await
+    }
+
+    /// Central steps `c0`, `c1` … by action, parameters and timeout; they may call these plugins.
+    pub(crate) async fn with_plan(
+        db: Db,
+        hosts: usize,
+        with_agents: usize,
+        central: Vec<(String, serde_json::Value, u32)>,
+        plugins: Vec<Plugin>,
+    ) -> World {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = temp_dir();
         let nats = windlass_testkit::nats().await;
@@ -117,14 +130,14 @@ impl World {
                 conditions: BTreeMap::new(),
             }),
         )];
-        for (i, (action, with)) in central.into_iter().enumerate() {
+        for (i, (action, with, timeout_s)) in central.into_iter().enumerate() {
             let with = with.as_object().expect("object").clone();
-            let kind = PlanStepKind::Central { action: action.into(), with, timeout_s: 20 };
+            let kind = PlanStepKind::Central { action, with, timeout_s };
             steps.push(PlanStep::new(format!("c{i}"), vec![], kind));
         }
         let plan = Plan {
             scopes: Default::default(),
-            plugins: Default::default(),
+            plugins: plugins.into_iter().map(|p| (p.key(), p)).collect(),
             left_out: Default::default(),
             release_values: Default::default(),
             project: "shop".into(),
@@ -150,6 +163,7 @@ impl World {
                 .map(|i| PlanHost {
                     name: format!("h{i}"),
                     address: "127.0.0.1".into(),
+                    labels: BTreeMap::from([("role".into(), "web".into())]),
                     ..PlanHost::default()
                 })
                 .collect(),
