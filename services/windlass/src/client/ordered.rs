@@ -168,7 +168,7 @@ fn show_board(board: &Value, out: Out) -> Result<(), Error> {
                 Some(p) => view::time(p, "at"),
             }
         };
-        [view::text(a, "version"), short_digest(&view::text(a, "digest"))]
+        [view::text(a, "version"), short_digest(&view::text(a, "digest")).to_owned()]
             .into_iter()
             .chain(names.iter().map(cell))
             .collect()
