@@ -8,7 +8,7 @@ use crate::{
 };
 use actix_web::http::StatusCode;
 use serde_json::{Value, json as value};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 use uuid::Uuid;
 use windlass_contracts::{
@@ -18,8 +18,9 @@ use windlass_contracts::{
 use windlass_domain::{
     event::{Aggregate, NewEvent, Severity},
     ids::{CommandId, DeploymentId},
+    reference::INPUT_PREFIX,
 };
-use windlass_store::{Tx, commands, events};
+use windlass_store::{Tx, commands, events, secrets};
 
 /// Between looks at the database while the outcome's doorbell may have been missed.
 const LOOK: Duration = Duration::from_millis(250);
@@ -77,6 +78,25 @@ pub(crate) async fn submit(call: &Call, deployment: DeploymentId, environment: &
     submit_to(call, project, Some(deployment), Some(environment), verb).await
 }
 
+/// [`submit`] with the values of secret inputs, which are sealed and stored in the transaction that stores the command.
+pub(crate) async fn submit_with(
+    call: &Call,
+    deployment: DeploymentId,
+    environment: &str,
+    verb: Verb,
+    plain: &BTreeMap<String, String>,
+) -> Answer {
+    let (project, _) = call.project()?;
+    let scope = secrets::deployment_scope(deployment);
+    let mut sealed = Vec::with_capacity(plain.len());
+    for (input, value) in plain {
+        let name = format!("{INPUT_PREFIX}{input}");
+        let bytes = call.state.ctx.sealer.seal(&scope, &name, value.as_bytes());
+        sealed.push((name, bytes.map_err(|e| Fail::Internal(e.to_string()))?));
+    }
+    store(call, project, Some(deployment), Some(environment), verb, &sealed).await
+}
+
 /// [`submit`] of what is not about one deployment.
 pub(crate) async fn submit_to(
     call: &Call,
@@ -85,7 +105,19 @@ pub(crate) async fn submit_to(
     environment: Option<&str>,
     verb: Verb,
 ) -> Answer {
+    store(call, project, deployment, environment, verb, &[]).await
+}
+
+async fn store(
+    call: &Call,
+    project: &str,
+    deployment: Option<DeploymentId>,
+    environment: Option<&str>,
+    verb: Verb,
+    sealed: &[(String, Vec<u8>)],
+) -> Answer {
     let name = verb.name();
+    let by = call.who()?.actor.person.clone();
     let command = Command {
         id: Uuid::now_v7().into(),
         project: project.to_owned(),
@@ -102,6 +134,11 @@ pub(crate) async fn submit_to(
     let stored: Result<Once, Fail> = transact!(call.store(), tx => {
         match call.once(&mut tx).await? {
             Once::New => {
+                if let Some(id) = deployment {
+                    for (name, sealed) in sealed {
+                        secrets::put(&mut tx, &secrets::deployment_scope(id), name, sealed, &by, command.created_at).await?;
+                    }
+                }
                 accept(&mut tx, &command).await?;
                 call.keep(&mut tx, StatusCode::ACCEPTED, &command.id).await?;
                 Once::New

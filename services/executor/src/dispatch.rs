@@ -32,6 +32,8 @@ pub(crate) struct Board {
     /// What hosts gave on earlier attempts, by step.
     pub(crate) carried: Carried,
     pub(crate) tasks: BTreeMap<TaskId, StoredTask>,
+    /// Hosts that may take no task now, and why.
+    pub(crate) closed: BTreeMap<String, String>,
 }
 
 /// What an agent said about one task, checked for shape.
@@ -284,7 +286,7 @@ fn offer_next(d: &mut Decision, board: &Board, now: Timestamp) {
             break;
         }
         let Some(id) = by_host.get(h.host.as_str()).copied() else { continue };
-        if state(d, &id) == Some(TaskState::Pending) {
+        if state(d, &id) == Some(TaskState::Pending) && !board.closed.contains_key(&h.host) {
             match d.apply(board, id, TaskInput::Offer, SERVICE, now) {
                 Ok(()) => d.frames.push((id, Frame::Offer)),
                 Err(refusal) => d.refused.push((id, refusal)),

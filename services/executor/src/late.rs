@@ -127,6 +127,7 @@ pub(crate) async fn apply(
             carried: crate::wave::carried(&mut tx, &stored.work, wave, &names).await?,
             steps: names,
             tasks: rows.into_iter().map(|t| (t.task.id, t)).collect(),
+            closed: Default::default(),
         };
         let result = dispatch::result(&board, &[]).ok_or(Error::Conflict)?;
         let version = works::resettle(&mut tx, row.work, epoch, &result).await?;

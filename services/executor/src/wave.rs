@@ -2,6 +2,7 @@
 //! and frames that are re-sent from state until the next state is reached.
 
 mod frames;
+mod gate;
 mod grants;
 
 pub(crate) use grants::{Carried, Fetched, carried};
@@ -55,6 +56,7 @@ pub(crate) struct Wave {
     lease: Lease,
     plan: Result<Arc<PlanView>, PlanProblem>,
     board: Board,
+    gate: gate::Gate,
     /// Hosts that have no task yet.
     missing: VecDeque<WaveHost>,
     desired: Desired,
@@ -107,7 +109,8 @@ impl Wave {
         };
         let trace = telemetry::traceparent_of_current().or_else(|| claim.work.trace.clone());
         let mut me = Wave {
-            board: Board { wave, steps, carried, tasks: BTreeMap::new() },
+            board: Board { wave, steps, carried, tasks: BTreeMap::new(), closed: BTreeMap::new() },
+            gate: gate::Gate::default(),
             missing: VecDeque::new(),
             desired: claim.work.desired,
             timers: HashMap::new(),
@@ -371,6 +374,19 @@ impl Wave {
         for h in &making {
             new.push(self.new_task(&mut tx, h).await?);
         }
+        let closed = {
+            let waiting = self.board.tasks.values().chain(new.iter().map(|n| &n.stored));
+            let pending: Vec<(TaskId, &str)> = waiting
+                .filter(|t| t.task.state == TaskState::Pending && desired == Desired::Run)
+                .map(|t| (t.task.id, t.task.host.as_str()))
+                .collect();
+            let closed = self.gate.closed(&mut tx, &pending).await?;
+            let patience = self.shared.ctx.settings.executor.host_wait_s.get();
+            inputs.extend(self.gate.given_up(&pending, &closed, patience));
+            closed
+        };
+        self.board.closed = closed;
+        let work = &self.claim.work;
         let d = dispatch::decide(&self.board, desired, now, inputs, new);
         let mut stored = Vec::with_capacity(d.inserted.len() + d.changed.len());
         for row in d.inserted.values() {

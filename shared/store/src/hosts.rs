@@ -1,6 +1,6 @@
 //! Hosts as executors and people see them: which are locked, and how much runs on each. Writer of `host_locks`: api.
 
-use crate::{Error, Tx, sql};
+use crate::{Dialect, Error, Tx, sql};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
@@ -44,4 +44,39 @@ pub async fn busy(tx: &mut Tx) -> Result<BTreeMap<String, u32>, Error> {
             .fetch_all(tx)
             .await?;
     Ok(rows.into_iter().map(|(h, n)| (h, u32::try_from(n).unwrap_or(u32::MAX))).collect())
+}
+
+/// Waits until no other transaction gives tasks to hosts, and keeps others from it until this one ends. SQLite has one
+/// writer anyway.
+pub async fn take_turn(tx: &mut Tx) -> Result<(), Error> {
+    match tx.dialect() {
+        Dialect::Sqlite => Ok(()),
+        Dialect::Postgres => {
+            sql("SELECT pg_advisory_xact_lock($1)").bind(OFFERS).execute(tx).await?;
+            Ok(())
+        }
+    }
+}
+
+/// Any number that no other advisory lock of this database has.
+const OFFERS: i64 = 0x77_69_6e_64_6f_66;
+
+/// How many tasks at once hosts take that say so.
+pub async fn limits(tx: &mut Tx) -> Result<BTreeMap<String, u32>, Error> {
+    let rows: Vec<(String, Option<i64>)> = match tx.dialect() {
+        Dialect::Sqlite => {
+            sql("SELECT key, CAST(json_extract(doc, '$.max_tasks') AS INTEGER) FROM catalog
+                 WHERE kind = 'host' AND deleted = FALSE AND json_extract(doc, '$.max_tasks') IS NOT NULL")
+            .fetch_all(tx)
+            .await?
+        }
+        Dialect::Postgres => {
+            sql("SELECT key, CAST(doc->>'max_tasks' AS BIGINT) FROM catalog
+                 WHERE kind = 'host' AND deleted = FALSE AND doc->>'max_tasks' IS NOT NULL")
+            .fetch_all(tx)
+            .await?
+        }
+    };
+    let limit = |n: Option<i64>| n.and_then(|n| u32::try_from(n).ok());
+    Ok(rows.into_iter().filter_map(|(h, n)| Some((h, limit(n)?))).collect())
 }

@@ -52,7 +52,7 @@ pub(crate) async fn request(call: Call) -> Answer {
         not_before: g.not_before,
         note: g.note,
     }));
-    submit::submit(&call, id, &g.environment, verb).await
+    submit::submit_with(&call, id, &g.environment, verb, &asked.secrets).await
 }
 
 #[utoipa::path(get, path = "/api/v1/deployments", tag = "deployments", params(("project" = Option<String>, Query,), ("environment" = Option<String>, Query,), ("state" = Option<String>, Query,), ("limit" = Option<u32>, Query,), ("cursor" = Option<String>, Query,)), responses((status = 200, body = body::Page<body::Deployment>), (status = "default", body = body::Problem)))]

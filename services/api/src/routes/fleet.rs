@@ -90,21 +90,23 @@ pub(crate) async fn lock(call: Call) -> Answer {
     ok(&preview::HostLock { host: l.host, reason: l.reason, by: l.locked_by, at: l.locked_at })
 }
 
-#[utoipa::path(post, path = "/api/v1/hosts/{name}/unlock", tag = "hosts", params(("name" = String, Path,)), request_body = body::NoBody, responses((status = 204), (status = "default", body = body::Problem)))]
+#[utoipa::path(post, path = "/api/v1/hosts/{name}/unlock", tag = "hosts", params(("name" = String, Path,)), request_body = body::NoBody, responses((status = 200, body = preview::HostLock), (status = "default", body = body::Problem)))]
 pub(crate) async fn unlock(call: Call) -> Answer {
     let _: body::NoBody = call.body()?;
     let done: Result<_, Fail> = transact!(call.store(), tx => {
         let host = known(&call, &mut tx).await?;
-        if !hosts::unlock(&mut tx, &host).await? {
+        let Some(l) = hosts::locks(&mut tx).await?.remove(&host) else {
             let detail = format!("host {host:?} is not locked");
             return Err(Problem::conflict("nothing_to_do", detail).into());
-        }
+        };
+        hosts::unlock(&mut tx, &host).await?;
         let mut e = call.event(Aggregate::Agent, &host, "host.unlocked", value!({ "host": &host }));
         e.severity = Severity::Notice;
         events::append(&mut tx, e).await?;
+        l
     });
-    done?;
-    Ok(HttpResponse::NoContent().finish())
+    let l = done?;
+    ok(&preview::HostLock { host: l.host, reason: l.reason, by: l.locked_by, at: l.locked_at })
 }
 
 #[utoipa::path(post, path = "/api/v1/enroll-tokens", tag = "hosts", request_body = body::EnrollTokenNew, responses((status = 201, body = body::EnrollToken), (status = "default", body = body::Problem)))]

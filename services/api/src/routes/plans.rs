@@ -115,7 +115,9 @@ pub(crate) async fn preview(call: Call) -> Answer {
     };
     let mut report = report::report(&call, &mut tx, &planned.plan, g.not_before).await?;
     if !planned.unconnected.is_empty() && planned.plan.left_out.is_empty() {
-        report.warnings.push(format!("not connected, though the environment checks it: {}", planned.unconnected.join(", ")));
+        report
+            .warnings
+            .push(format!("not connected, though the environment checks it: {}", planned.unconnected.join(", ")));
     }
     ok(&body::PlanPreview { digest: planned.facts.digest, report, plan: value!(planned.plan) })
 }

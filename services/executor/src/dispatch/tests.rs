@@ -34,7 +34,16 @@ fn board(hosts: usize, parallel: u32, max_failures: u32) -> (Board, Vec<NewTask>
             parallel,
             max_failures,
         };
-        (Board { wave, steps: BTreeMap::new(), carried: BTreeMap::new(), tasks: BTreeMap::new() }, new)
+        (
+            Board {
+                wave,
+                steps: BTreeMap::new(),
+                carried: BTreeMap::new(),
+                tasks: BTreeMap::new(),
+                closed: BTreeMap::new(),
+            },
+            new,
+        )
     }
 }
 
@@ -140,4 +149,15 @@ fn every_report_of_a_settled_task_is_acknowledged_again() {
         assert_eq!(d.frames, [(h0, Frame::ResultAck)]);
     }
     assert_eq!(states(&b), [TaskState::Succeeded]);
+}
+
+#[test]
+fn a_closed_host_waits_and_does_not_hold_up_the_others() {
+    let (mut board, new) = self::board(3, 1, 0);
+    board.closed.insert("h0".into(), "locked".into());
+    let d = decide(&board, Desired::Run, now(), vec![], new);
+    let offered: Vec<&str> =
+        d.inserted.values().filter(|t| t.task.state == TaskState::Offered).map(|t| t.task.host.as_str()).collect();
+    assert_eq!(offered, ["h1"], "the next one in order takes its place");
+    assert_eq!(d.inserted.values().find(|t| t.task.host == "h0").expect("h0").task.state, TaskState::Pending);
 }
