@@ -15,9 +15,16 @@ export type Wave = { index: number; state: string; bake_until: string | null; ho
 export type Step = {
   id: string;
   state: string;
-  kind: "central" | "rollout";
+  kind: "central" | "rollout" | "gateway" | "subflow";
   action: string | null;
   reason: string | null;
+  /** Gateways: where it went on. */
+  taken: string[];
+  /** What a person may answer where an expression failed. */
+  choices: string[];
+  /** Repeated steps. */
+  runs: number | null;
+  max_runs: number | null;
   waves: Wave[];
 };
 

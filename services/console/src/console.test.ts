@@ -1,7 +1,7 @@
 // The parts with logic of their own: the stream splitter, the log cleaner, the verbs of each state.
 import { describe, expect, test } from "vitest";
 import { split } from "./api";
-import { verbs } from "./deployment";
+import { verbs, worthShowing } from "./deployment";
 import { plain } from "./logs";
 import { ago } from "./parts";
 
@@ -46,6 +46,21 @@ describe("buttons", () => {
   test("an override names the unknown hosts", () => {
     const waiting_on = [{ on: "unknown", text: "", data: { hosts: ["a"] } }];
     expect(verbs({ ...d, actions: ["override"], waiting_on })[0]?.body("gone")).toEqual({ hosts: ["a"], reason: "gone" });
+  });
+  test("what an expression could not decide is a button a branch", () => {
+    const base = { needs: [], state: "waiting", kind: "gateway" as const, action: null, reason: "x", taken: [], runs: null, max_runs: null, waves: [] };
+    const steps = [{ ...base, id: "which", choices: ["up", "default"] }, { ...base, id: "other", choices: [] }];
+    expect(names({ actions: ["choose"], steps })).toEqual(["which: up", "which: default"]);
+    expect(verbs({ ...d, actions: ["choose"], steps })[1]?.body("")).toEqual({ step: "which", branch: "default" });
+  });
+  test("a way into a subflow is shown only where it asks", () => {
+    const step = { id: "sub/enter", kind: "subflow" as const, choices: [] as string[] };
+    expect(worthShowing(step)).toBe(false);
+    expect(worthShowing({ ...step, choices: ["skip"] })).toBe(true);
+    expect(worthShowing({ ...step, id: "sub" })).toBe(true);
+  });
+  test("a changed plan is accepted by the digest that was shown", () => {
+    expect(verbs({ ...d, actions: ["accept"] })[0]?.body("")).toEqual({ digest: "sha256:1" });
   });
   test("a rollback is asked for once", () => {
     expect(names({ actions: ["rollback"], rolled_back_by: "y" })).toEqual([]);

@@ -85,7 +85,7 @@ export function DeploymentPage({ id }: { id: string }) {
           </>
         )}
       </dl>
-      {d.steps.map((s) => (
+      {d.steps.filter(worthShowing).map((s) => (
         <StepView key={s.id} step={s} />
       ))}
       <Logs id={id} />
@@ -93,12 +93,20 @@ export function DeploymentPage({ id }: { id: string }) {
   );
 }
 
+/** The way into a subflow is worth a line only when something is to be decided there. */
+export function worthShowing(s: Pick<Step, "id" | "kind" | "choices">): boolean {
+  return s.kind !== "subflow" || !s.id.endsWith("/enter") || s.choices.length > 0;
+}
+
 function StepView({ step }: { step: Step }) {
+  const about = step.action ?? (step.kind === "gateway" || step.kind === "subflow" ? step.kind : "");
   return (
-    <section className="step">
+    <section className={step.state === "not_taken" ? "step not-taken" : "step"}>
       <h2>
-        {step.id} {step.action && <span className="muted">{step.action}</span>} <State state={step.state} />
+        {step.id} {about && <span className="muted">{about}</span>} <State state={step.state} />
       </h2>
+      {step.taken.length > 0 && <p className="muted">went on to {step.taken.join(", ")}</p>}
+      {step.runs !== null && <p className="muted">{`run ${step.runs} of at most ${step.max_runs}`}</p>}
       {step.reason && <p className="reason">{step.reason}</p>}
       {step.waves.map((w) => <WaveView key={w.index} n={w.index} wave={w} />)}
     </section>
@@ -148,6 +156,10 @@ export function verbs(d: Pick<Deployment, "plan_digest" | "waiting_on" | "steps"
         .filter((w) => w.state === "confirming")
         .map((w) => ({ name: `Confirm wave ${w.index + 1}`, path: "confirm", body: () => ({ wave: w.index }) })),
     ),
+    ...d.steps.flatMap((s) =>
+      s.choices.map((branch) => ({ name: `${s.id}: ${branch}`, path: "choose", body: () => ({ step: s.id, branch }) })),
+    ),
+    { name: "Accept the changed plan", path: "accept", body: () => ({ digest: d.plan_digest }) },
     { name: "Retry", path: "retry", body: () => ({ hosts: [] }), when: waits("intervention") },
     { name: "Skip step", path: "skip", body: () => ({ hosts: [] }), when: waits("intervention") },
     {
