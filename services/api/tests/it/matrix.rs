@@ -57,6 +57,7 @@ async fn no_route_lets_in_who_it_should_not() {
         w.fill().await;
         let mut deployments = BTreeMap::new();
         let mut stored = BTreeMap::new();
+        let mut bundles = BTreeMap::new();
         for (of, project) in [(Of::Own, "shop"), (Of::Other, "bank")] {
             let d = w.deployment(project, "beta").await;
             let c = Command {
@@ -74,6 +75,7 @@ async fn no_route_lets_in_who_it_should_not() {
             tx.commit().await.expect("commits");
             deployments.insert(of, d.id.to_string());
             stored.insert(of, c.id.to_string());
+            bundles.insert(of, w.bundle(&[project]).await.0.id.to_string());
         }
         let mut callers = Vec::new();
         for role in Role::ALL {
@@ -109,6 +111,7 @@ async fn no_route_lets_in_who_it_should_not() {
                 let id = match route.access {
                     Access::May(_, On::Deployment) => deployments.get(&of),
                     Access::May(_, On::Command) => stored.get(&of),
+                    Access::May(_, On::Bundle) => bundles.get(&of),
                     _ => None,
                 };
                 let id = id.unwrap_or(&absent);
@@ -166,6 +169,7 @@ fn wanted(access: &Access, of: Of, c: &Caller) -> Wanted {
         // Nothing is signed, no token is right.
         Access::Signature => Wanted::Status(403),
         Access::EnrollToken => Wanted::Status(400),
+        Access::CallbackToken => Wanted::Status(404),
         Access::Token if c.works => Wanted::Passed,
         Access::Token => Wanted::Status(401),
         Access::May(..) if !c.works => Wanted::Status(401),

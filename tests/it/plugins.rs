@@ -1,0 +1,142 @@
+//! Plugins and playbooks from the catalog to the step: frozen with the release, checked with the plan, called back over the
+//! API, with secrets and outputs of earlier steps, and with a log that can be followed.
+
+use crate::world::{Form, PATIENCE, World};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use windlass_testkit::{Db, eventually, workspace};
+
+const SECRET: &str = "correct-horse-battery";
+
+/// Asks somebody outside and waits for the answer; says too much on purpose.
+const ASK: &str = r#"#!/usr/bin/python3
+import json, sys
+r = json.load(sys.stdin)
+i = r["inputs"]
+if r["verb"] == "execute":
+    open(i["file"], "w").write(r["callback_url"])
+    assert isinstance(i["lines"], int), i
+    print("the token is", i["token"], file=sys.stderr)
+    print(json.dumps({"status": "waiting", "message": "asked with " + i["token"]}))
+else:
+    print(json.dumps({"status": "succeeded", "outputs": {"by": r["callback"]["by"], "token": i["token"]}}))
+"#;
+
+fn install(dir: &Path, name: &str, content: &[u8]) -> String {
+    std::fs::write(dir.join(name), content).expect("writes");
+    format!("sha256:{}", Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect::<String>())
+}
+
+fn flow(dir: &Path, extra: &str) -> String {
+    let dir = dir.display();
+    format!(
+        r#"kind: flow
+project: shop
+flow: web
+steps:
+  - id: note
+    uses: plugin/changelog
+    with: {{ file: "{dir}/CHANGES", text: "shop ${{{{ artifact.version }}}}"{extra} }}
+  - id: ask
+    needs: [note]
+    uses: plugin/ask@1.0.0
+    with: {{ file: "{dir}/url", token: "${{{{ secrets.chat }}}}", lines: "${{{{ steps.note.outputs.lines }}}}" }}
+  - id: book
+    needs: [ask]
+    uses: ansible.playbook
+    with:
+      connection: local
+      vars: {{ by: "${{{{ steps.ask.outputs.by }}}}", token: "${{{{ secrets.chat }}}}" }}
+      playbook: |
+        - hosts: role_web
+          gather_facts: false
+          tasks:
+            - copy: {{ dest: "{dir}/book", content: "{{{{ by }}}} {{{{ windlass_version }}}}" }}
+            - debug: {{ msg: "{{{{ token }}}}" }}
+"#
+    )
+}
+
+async fn journey(db: Db) {
+    let w = World::start(db, Form::Embedded).await;
+    let programs = w.state().join("plugins");
+    std::fs::create_dir_all(&programs).expect("directory");
+    let out = w.dir.path().join("out");
+    std::fs::create_dir_all(&out).expect("directory");
+    let example = workspace().join("ops/plugins/shell");
+    let script = std::fs::read(example.join("changelog.sh")).expect("example");
+    let changelog = std::fs::read_to_string(example.join("plugin.yaml")).expect("definition");
+    let one = changelog.replace("DIGEST", &install(&programs, "changelog.sh", &script));
+    let ask = format!(
+        "kind: plugin\nname: ask\nversion: 1.0.0\ntransport: {{ type: exec, path: ask.py, digest: \"{}\" }}\n\
+         verbs: [execute, callback]\nsecrets: [token]\ninputs:\n  type: object\n  additionalProperties: false\n  required: [file, token, lines]\n  \
+         properties: {{ file: {{ type: string }}, token: {{ type: string }}, lines: {{ type: integer }} }}\n",
+        install(&programs, "ask.py", ASK.as_bytes())
+    );
+    let around = "kind: project\nname: shop\ngroup: retail\n---\nkind: host\nname: h1\naddress: 127.0.0.1\nlabels: { role: web }\n---\n\
+                  kind: environment\nproject: shop\nname: beta\nflow: web\nhosts: [h1]\n";
+    w.apply(&format!("{around}---\n{one}---\n{ask}---\n{}", flow(&out, ", colour: red"))).await;
+    w.secret("project.shop", "chat", SECRET).await;
+    w.version("shop", "1.0.0", "true").await;
+
+    let body = json!({ "environment": "beta", "version": "1.0.0" });
+    let (status, refused) =
+        w.send("POST", "/projects/shop/deployments", &w.admin, Some(body.clone())).await.expect("answers");
+    let text = refused.to_string();
+    assert!(
+        status >= 400 && text.contains("does not fit the plugin changelog@1.0.0") && text.contains("`colour`"),
+        "{status} {text}"
+    );
+
+    w.apply(&flow(&out, "")).await;
+    let id = w.deploy("shop", "beta", "1.0.0").await;
+    let url = eventually(PATIENCE, "it asks", async || {
+        let waits = w.get(&format!("/deployments/{id}")).await.to_string();
+        assert!(!waits.contains("\"failed\"") || waits.contains("\"running\""), "{waits}");
+        std::fs::read_to_string(out.join("url")).ok().filter(|u| !u.is_empty())
+    })
+    .await;
+    // A newer version comes while the deployment runs; its program is not what it says.
+    let two = changelog.replace("DIGEST", &format!("sha256:{}", "0".repeat(64))).replace("1.0.0", "1.1.0");
+    w.apply(&two).await;
+    let plan = w.get(&format!("/deployments/{id}/plan")).await.to_string();
+    assert!(plan.contains("plugin/changelog@1.0.0") && !plan.contains(SECRET), "{plan}");
+
+    let call = async || {
+        let r = w.http.post(&url).json(&json!({ "by": "ann" })).send().await.expect("answers");
+        r.status().as_u16()
+    };
+    assert_eq!(call().await, 202);
+    w.until(&id, &["succeeded"]).await;
+    assert!(matches!(call().await, 404 | 409), "an address is good for one callback");
+    assert!(std::fs::read_to_string(out.join("CHANGES")).expect("written").contains("shop 1.0.0 ["));
+    assert_eq!(std::fs::read_to_string(out.join("book")).expect("written"), "ann 1.0.0");
+
+    let logs = w.http.get(format!("{}/api/v1/deployments/{id}/logs?host=-", w.base)).bearer_auth(&w.admin);
+    let logs = logs.header("accept", "application/json").send().await.expect("answers");
+    let logs: Value = serde_json::from_str(&logs.text().await.expect("text")).expect("JSON");
+    let decoded = |c: &Value| String::from_utf8(STANDARD.decode(c["data"].as_str()?).ok()?).ok();
+    let text: String = logs["items"].as_array().expect("chunks").iter().filter_map(decoded).collect();
+    for part in ["written to", "the token is ***", "TASK [copy]", "\"msg\": \"***\""] {
+        assert!(text.contains(part), "{part}: {text} {logs}");
+    }
+    let told = w.get(&format!("/deployments/{id}")).await.to_string() + &logs.to_string();
+    assert!(!told.contains(SECRET) && !text.contains(SECRET), "{told}");
+
+    let id = w.deploy("shop", "beta", "1.0.0").await;
+    let failed = eventually(PATIENCE, "the newest version is taken, and refused", async || {
+        let d = w.get(&format!("/deployments/{id}")).await.to_string();
+        d.contains("but the release was made with").then_some(d)
+    })
+    .await;
+    assert!(failed.contains("changelog@1.1.0"), "{failed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_calls_plugins_and_a_playbook() {
+    for db in [Db::sqlite(), Db::postgres().await] {
+        journey(db).await;
+    }
+}
