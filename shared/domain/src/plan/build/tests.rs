@@ -416,4 +416,6 @@ fn five_thousand_hosts_are_planned_quickly() {
     assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
 }
 
+mod graph;
 mod references;
+mod values;
