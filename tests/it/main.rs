@@ -3,6 +3,7 @@
 mod audit;
 mod browser;
 mod crash;
+mod graph;
 mod hostile;
 mod journey;
 mod package;
