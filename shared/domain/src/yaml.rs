@@ -7,7 +7,7 @@ use serde::{
     de::{self, Deserializer, MapAccess, SeqAccess, Visitor},
 };
 use serde_saphyr::{Location, Spanned, options::DuplicateKeyPolicy, options::MergeKeyPolicy};
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 /// Largest text that is read.
 pub(crate) const MAX_BYTES: usize = 1024 * 1024;
@@ -71,9 +71,30 @@ pub(crate) fn documents(source: &str) -> Result<Vec<Node>, Problem> {
         let place = place.or_else(|| e.locations().and_then(|l| l.primary_location()).and_then(|l| place_of(&l)));
         problem(place, explain(&e))
     })?;
-    let lines: Vec<&str> = source.lines().collect();
-    nodes.iter_mut().for_each(|n| n.read_digits(&lines));
+    let mut lines = Lines { text: source.lines().collect(), wide: HashMap::new() };
+    nodes.iter_mut().for_each(|n| n.read_digits(&mut lines));
     Ok(nodes)
+}
+
+/// The lines of a text. A column counts characters: finding it must not cost the length of the line each time.
+struct Lines<'s> {
+    text: Vec<&'s str>,
+    /// Where each character begins, of lines that were looked at; `None` if they are bytes.
+    wide: HashMap<usize, Option<Vec<usize>>>,
+}
+
+impl<'s> Lines<'s> {
+    fn from(&mut self, at: Place) -> &'s str {
+        let i = (at.line as usize).saturating_sub(1);
+        let column = (at.column as usize).saturating_sub(1);
+        let Some(line) = self.text.get(i).copied() else { return "" };
+        let starts = |l: &str| (!l.is_ascii()).then(|| l.char_indices().map(|(i, _)| i).collect());
+        let offset = match self.wide.entry(i).or_insert_with(|| starts(line)) {
+            None => column,
+            Some(l) => l.get(column).copied().unwrap_or(line.len()),
+        };
+        line.get(offset..).unwrap_or_default()
+    }
 }
 
 /// What the parser says, without the place, which is told apart, and with a remedy.
@@ -150,6 +171,10 @@ impl<'de> Deserialize<'de> for Value {
                 if s.contains('\0') {
                     return Err(E::custom("a text holds a NUL character; remove it"));
                 }
+                // They frame references to secrets and outputs, which only the planner writes.
+                if s.contains(['\u{fdd0}', '\u{fdd1}']) {
+                    return Err(E::custom("a text holds U+FDD0 or U+FDD1, which are no characters; remove them"));
+                }
                 Ok(Value::Text(s.into()))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
@@ -173,14 +198,12 @@ impl<'de> Deserialize<'de> for Value {
 }
 
 impl Node {
-    fn read_digits(&mut self, lines: &[&str]) {
+    fn read_digits(&mut self, lines: &mut Lines<'_>) {
         let at = self.defined;
         match &mut self.value {
             Value::Number(_, digits) => {
-                let line = lines.get(at.line as usize - 1).copied().unwrap_or_default();
-                let from = line.char_indices().nth(at.column as usize - 1).map_or(line.len(), |(i, _)| i);
                 let end = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-' | '_'));
-                let word = line[from..].split(end).next().unwrap_or_default();
+                let word = lines.from(at).split(end).next().unwrap_or_default();
                 if word.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) {
                     *digits = word.into();
                 }
@@ -257,8 +280,13 @@ pub(crate) struct Problems(pub Vec<Problem>);
 const MAX_PROBLEMS: usize = 100;
 
 impl Problems {
+    /// No more are taken, so finding them is a waste.
+    pub(crate) fn full(&self) -> bool {
+        self.0.len() >= MAX_PROBLEMS
+    }
+
     pub(crate) fn add(&mut self, place: Place, path: &str, message: impl Into<String>) {
-        if self.0.len() < MAX_PROBLEMS {
+        if !self.full() {
             self.0.push(Problem { place: Some(place), path: path.into(), message: message.into() });
         }
     }
@@ -301,6 +329,9 @@ impl<'n> Fields<'n> {
     /// Notes the keys nobody asked for.
     pub(crate) fn finish(self, problems: &mut Problems) {
         for (key, _) in self.entries.iter().filter(|(k, _)| !self.known.contains(&k.name.as_str())) {
+            if problems.full() {
+                return;
+            }
             let near = suggestion(&key.name, self.known.iter().copied());
             let message =
                 format!("unknown key `{}`{near}; known keys are: {}", shorten(&key.name), self.known.join(", "));

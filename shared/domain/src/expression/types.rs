@@ -202,7 +202,13 @@ impl Checker<'_> {
     fn binary(&mut self, name: &str, a: &Expr, b: &Expr) -> Type {
         let (left, right) = (self.expr(a), self.expr(b));
         let told = |sign: &str, rest: &str| {
-            format!("`{} {sign} {}` takes {} with {}{rest}", show(a), show(b), left.name(), right.name())
+            format!(
+                "`{} {sign} {}` has {} on the left and {} on the right{rest}",
+                show(a),
+                show(b),
+                left.name(),
+                right.name()
+            )
         };
         let sign = name.trim_matches('_');
         match name {

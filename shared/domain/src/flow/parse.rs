@@ -32,6 +32,7 @@ pub type FlowError = Problem;
 
 const MAX_STEPS: usize = 200;
 const MAX_HOST_STEPS: usize = 100;
+const MAX_EXPRESSIONS: usize = 5000;
 const MAX_TIMEOUT_S: u64 = 7 * 86_400;
 
 /// Reads a flow from a YAML text of one document.
@@ -70,7 +71,7 @@ pub(crate) fn read(mut f: Fields<'_>, problems: &mut Problems) -> Option<Flow> {
         &[("pause", OnFailure::Pause), ("stop", OnFailure::Stop), ("rollback", OnFailure::Rollback)],
         problems,
     );
-    let mut r = Reader { flow: name.as_deref(), problems, uses: Vec::new(), links: Vec::new(), step: None };
+    let mut r = Reader { flow: name.as_deref(), problems, uses: Vec::new(), links: Vec::new(), step: None, over: None };
     let mut steps = match f.take("steps") {
         Some(n) => r.steps(n, &f.path_of("steps")),
         None => {
@@ -80,7 +81,12 @@ pub(crate) fn read(mut f: Fields<'_>, problems: &mut Problems) -> Option<Flow> {
     };
     let rollback = f.take("rollback").map(|n| r.rollback(n, &f.path_of("rollback"))).unwrap_or_default();
     let outputs = f.take("outputs").map(|n| r.outputs(n, &f.path_of("outputs"))).unwrap_or_default();
-    let Reader { problems, uses, links, .. } = r;
+    let Reader { problems, uses, links, over, .. } = r;
+    if let Some((place, path)) = over {
+        let text =
+            format!("the flow holds more than {MAX_EXPRESSIONS} texts with expressions; make several flows of it");
+        problems.add(place, &path, text);
+    }
     let graph = graph::check(&mut steps, links, problems);
     names::check(uses, &inputs, &graph, problems);
     f.finish(problems);
@@ -106,6 +112,8 @@ struct Reader<'p> {
     links: Vec<Link>,
     /// Id of the step that is being read.
     step: Option<String>,
+    /// Where the first expression stands that is one too many.
+    over: Option<(Place, String)>,
 }
 
 /// A step with where it stands.

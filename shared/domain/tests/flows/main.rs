@@ -4,6 +4,7 @@ mod fuzz;
 mod good;
 mod messages;
 mod schema;
+mod short;
 mod wrong;
 
 use std::path::{Path, PathBuf};

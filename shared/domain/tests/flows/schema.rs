@@ -1,7 +1,10 @@
 //! The JSON Schema: it takes every flow that reads, and the committed file is what the code makes.
 
 use crate::{folder, project, yaml_files};
-use windlass_domain::flow::json_schema;
+use windlass_domain::flow::{
+    actions::{ACTIONS, Kind, Site},
+    json_schema,
+};
 
 #[test]
 fn it_takes_every_good_flow() {
@@ -36,5 +39,40 @@ fn the_committed_file_is_what_the_code_makes() {
     assert!(
         file == made,
         "ops/docs/flow.schema.json is out of date: UPDATE=1 cargo test -p windlass-domain --test flows"
+    );
+}
+
+/// The reference lists every action with its parameters; `UPDATE=1` writes the list anew.
+#[test]
+fn the_reference_lists_the_actions() {
+    let mut made = String::from("## Actions\n");
+    for a in ACTIONS {
+        let site = match a.site {
+            Site::Central => "central",
+            Site::Host => "host",
+            Site::Both => "central and host",
+        };
+        made += &format!("\n**`{}`** ({site}, {} s unless `timeout` says otherwise): {}\n", a.name, a.timeout_s, a.doc);
+        for p in a.parameters {
+            let need = if p.required { ", required" } else { "" };
+            let default = match p.default_value().map(|d| d.to_string()) {
+                Some(d) if p.kind == Kind::Duration => format!(", `{d}s` when absent"),
+                Some(d) if d != "[]" && d != "{}" => format!(", `{}` when absent", d.trim_matches('"')),
+                _ => String::new(),
+            };
+            let secret = if p.secret { ", may hold secrets" } else { "" };
+            made += &format!("- `{}`{need}{default}{secret}: {}\n", p.name, p.doc);
+        }
+    }
+    let path = project().join("ops/docs/flows.md");
+    let text = std::fs::read_to_string(&path).expect("reads");
+    let (before, after) = text.split_once("## Actions\n").expect("a list of actions");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, format!("{before}{made}")).expect("writes");
+        return;
+    }
+    assert!(
+        format!("## Actions\n{after}") == made,
+        "ops/docs/flows.md is out of date: UPDATE=1 cargo test -p windlass-domain --test flows"
     );
 }

@@ -1,7 +1,7 @@
 //! The `uses`, `with`, `if` and `timeout` of a step, checked against the table of actions.
 
 use super::{
-    MAX_TIMEOUT_S, Reader,
+    MAX_EXPRESSIONS, MAX_TIMEOUT_S, Reader,
     names::{Code, Position, Use},
     seconds, truth,
 };
@@ -77,6 +77,9 @@ impl Reader<'_> {
             }
         };
         let inner = text.strip_prefix("${{").and_then(|t| t.strip_suffix("}}")).map_or(text, str::trim);
+        if self.too_many(n.place, &path) {
+            return None;
+        }
         match Expression::compile(inner) {
             Ok(e) => {
                 self.uses.push(Use::new(Code::Expression(e), position, n.place, &path, self.step.as_deref()));
@@ -129,22 +132,47 @@ impl Reader<'_> {
             if key.name.is_empty() || key.name.len() > 63 {
                 self.problems.add(key.place, &path, "a key has 1 to 63 characters; write a shorter one");
             }
-            let value = n.to_json();
-            if let Some(t) = self.template(n, &path, &value) {
-                self.uses.push(Use::new(Code::Template(t), position, n.place, &path, self.step.as_deref()));
-                out.insert(key.name.clone(), value);
+            if self.templates(n, &path, position).is_some() {
+                out.insert(key.name.clone(), n.to_json());
             }
         }
         Some(out)
     }
 
-    fn template(&mut self, n: &Node, path: &str, value: &Json) -> Option<Template> {
-        match Template::compile(value) {
-            Ok(t) => Some(t),
-            Err(e) => {
-                self.problems.add(n.place, path, e.to_string());
-                None
+    /// Reading an expression costs much more than its text does.
+    fn too_many(&mut self, place: Place, path: &str) -> bool {
+        let over = self.uses.len() >= MAX_EXPRESSIONS;
+        if over {
+            self.over.get_or_insert((place, path.into()));
+        }
+        over || self.problems.full()
+    }
+
+    /// Notes the expressions in every text of a value, each with its own place, and says whether there are any. `None`
+    /// if one cannot be read.
+    fn templates(&mut self, n: &Node, path: &str, position: Position) -> Option<bool> {
+        match &n.value {
+            Value::Text(t) if t.contains("${{") && self.too_many(n.place, path) => None,
+            Value::Text(t) if t.contains("${{") => match Template::compile(&Json::String(t.clone())) {
+                Ok(t) => {
+                    let computed = !t.expressions().is_empty();
+                    self.uses.push(Use::new(Code::Template(t), position, n.place, path, self.step.as_deref()));
+                    Some(computed)
+                }
+                Err(e) => {
+                    self.problems.add(n.place, path, e.to_string());
+                    None
+                }
+            },
+            Value::List(l) => {
+                let each = l.iter().enumerate().map(|(i, n)| self.templates(n, &format!("{path}[{i}]"), position));
+                each.fold(Some(false), |a, b| Some(a? | b?))
             }
+            Value::Map(m) => {
+                let each = m.iter().map(|(k, n)| self.templates(n, &join(path, &shorten(&k.name)), position));
+                each.fold(Some(false), |a, b| Some(a? | b?))
+            }
+            _ => Some(false),
         }
     }
 
@@ -300,18 +328,19 @@ impl Reader<'_> {
             self.problems.add(n.place, path, text);
             return None;
         }
-        let template = self.template(n, path, &value)?;
-        if template.expressions().is_empty() {
-            if let Err(e) = p.resolve(&value) {
+        let position =
+            Position::Parameter { host: seat != Seat::Central, rollback: seat == Seat::Rollback, parameter: p };
+        let computed = self.templates(n, path, position)?;
+        if !computed {
+            // `$${{` stands for itself.
+            let fixed = Template::compile(&value).ok().and_then(|t| t.fixed().cloned()).unwrap_or(value.clone());
+            if let Err(e) = p.resolve(&fixed) {
                 self.problems.add(n.place, path, e);
                 return None;
             }
         } else if let (Kind::TextList, Json::Object(_)) | (Kind::TextMap, Json::Array(_)) = (p.kind, &value) {
             self.problems.add(n.place, path, format!("has the wrong shape: {}", n.kind()));
         }
-        let position =
-            Position::Parameter { host: seat != Seat::Central, rollback: seat == Seat::Rollback, parameter: p };
-        self.uses.push(Use::new(Code::Template(template), position, n.place, path, self.step.as_deref()));
         if p.name == "env" {
             self.environment(n, path);
         }

@@ -12,16 +12,33 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     pub ids: Vec<String>,
-    nodes: BTreeMap<String, Node>,
+    index: BTreeMap<String, usize>,
+    /// For each step those that come before, on any path.
+    before: Vec<Set>,
+    /// Those of them that have surely run when it starts.
+    sure: Vec<Set>,
+    gives: Vec<Gives>,
 }
 
-#[derive(Debug, Default)]
-struct Node {
-    /// Steps that come before, on any path.
-    before: BTreeSet<String>,
-    /// Those of them that have surely run when this one starts.
-    sure: BTreeSet<String>,
-    pub gives: Gives,
+/// Some of the steps, by their index.
+#[derive(Debug, Default, Clone, Copy)]
+struct Set([u64; WORDS]);
+
+const WORDS: usize = super::MAX_STEPS.div_ceil(64);
+
+impl Set {
+    fn insert(&mut self, i: usize) {
+        self.0[i / 64] |= 1 << (i % 64);
+    }
+    fn has(&self, i: usize) -> bool {
+        self.0[i / 64] & (1 << (i % 64)) != 0
+    }
+    fn add(&mut self, other: &Set) {
+        self.0.iter_mut().zip(other.0).for_each(|(a, b)| *a |= b);
+    }
+    fn keep(&mut self, other: &Set) {
+        self.0.iter_mut().zip(other.0).for_each(|(a, b)| *a &= b);
+    }
 }
 
 /// What is known of a step's outputs.
@@ -37,23 +54,28 @@ pub(super) enum Gives {
 
 impl Graph {
     pub(super) fn has(&self, id: &str) -> bool {
-        self.nodes.contains_key(id)
+        self.index.contains_key(id)
     }
     pub(super) fn runs_before(&self, id: &str, step: &str) -> bool {
-        self.nodes.get(step).is_some_and(|n| n.before.contains(id))
+        self.both(id, step).is_some_and(|(id, step)| self.before[step].has(id))
     }
     pub(super) fn surely_ran(&self, id: &str, step: &str) -> bool {
-        self.nodes.get(step).is_some_and(|n| n.sure.contains(id))
+        self.both(id, step).is_some_and(|(id, step)| self.sure[step].has(id))
     }
     pub(super) fn gives(&self, id: &str) -> Gives {
-        self.nodes.get(id).map(|n| n.gives.clone()).unwrap_or_default()
+        self.index.get(id).map(|i| self.gives[*i].clone()).unwrap_or_default()
+    }
+    fn both(&self, a: &str, b: &str) -> Option<(usize, usize)> {
+        Some((*self.index.get(a)?, *self.index.get(b)?))
     }
 }
 
 /// Checks the links between steps, and adds to the `needs` of each step the gateways that lead to it.
 pub(super) fn check(steps: &mut [Placed], links: Vec<Link>, problems: &mut Problems) -> Graph {
     let ids: Vec<String> = steps.iter().map(|s| s.step.id.clone()).collect();
+    // Where an id is used twice the first step has it.
     let index: BTreeMap<String, usize> = ids.iter().enumerate().rev().map(|(i, id)| (id.clone(), i)).collect();
+    let targets: Vec<Option<Set>> = steps.iter().map(|s| targets(s, &index)).collect();
     let plain = edges(steps, &index);
     let (order, left) = sorted(&plain);
     if let Some(cycle) = circle(&plain, &left) {
@@ -63,12 +85,16 @@ pub(super) fn check(steps: &mut [Placed], links: Vec<Link>, problems: &mut Probl
         problems.add(at.place, &join(&at.path, "needs"), text);
     }
     let before = ancestors(&plain, &order);
+    let known = Known { steps, index: &index, targets: &targets, before: &before };
     for l in &links {
-        link(l, steps, &index, &before, problems);
+        if problems.full() {
+            break;
+        }
+        known.link(l, problems);
     }
     for l in links.iter().filter(|l| l.kind == LinkKind::Target) {
         let (Some(to), Some(by)) = (index.get(&l.to), index.get(&l.by)) else { continue };
-        let back = to == by || before[*by].contains(to);
+        let back = to == by || before[*by].has(*to);
         if !back && !steps[*to].step.needs.contains(&l.by) {
             steps[*to].step.needs.push(l.by.clone());
         }
@@ -87,58 +113,53 @@ pub(super) fn check(steps: &mut [Placed], links: Vec<Link>, problems: &mut Probl
         problems.add(at.place, &at.path, text);
     }
     let before = ancestors(&all, &order);
-    let sure = certain(steps, &all, &order);
-    let names = |l: &BTreeSet<usize>| l.iter().map(|i| ids[*i].clone()).collect();
-    let mut nodes = BTreeMap::new();
-    for (i, s) in steps.iter().enumerate() {
-        let node = Node { before: names(&before[i]), sure: names(&sure[i]), gives: gives(s) };
-        nodes.entry(s.step.id.clone()).or_insert(node);
-    }
-    Graph { ids, nodes }
+    let sure = certain(steps, &targets, &all, &order);
+    Graph { before, sure, gives: steps.iter().map(gives).collect(), ids, index }
 }
 
-/// One name of a step in another one.
-fn link(
-    l: &Link,
-    steps: &[Placed],
-    index: &BTreeMap<String, usize>,
-    before: &[BTreeSet<usize>],
-    problems: &mut Problems,
-) {
-    let Some(by) = index.get(&l.by).copied() else { return };
-    let Some(to) = index.get(&l.to).copied() else {
-        let ids: Vec<&str> = steps.iter().map(|s| s.step.id.as_str()).collect();
-        let near = suggestion(&l.to, ids.iter().copied());
-        let all = shown(&ids);
-        problems.add(l.place, &l.path, format!("there is no step `{}`{near}; steps are: {all}", shorten(&l.to)));
-        return;
-    };
-    let text = match l.kind {
-        LinkKind::Needs if to == by => "a step cannot need itself; remove it".to_string(),
-        LinkKind::Target if to == by => "a gateway cannot lead to itself; name another step".into(),
-        LinkKind::Target if before[by].contains(&to) => {
-            format!("leads back to `{}`, which runs before `{}`; to do it again write `repeat` there", l.to, l.by)
-        }
-        LinkKind::Needs if !steps[to].broken && is_gateway(steps, to) && !leads(steps, to, &l.by) => {
-            format!(
-                "`{}` is a gateway that never leads to `{}`, so this step cannot be reached; add it to a branch of `{0}`, \
-                 or need a step that a branch leads to",
-                l.to, l.by
-            )
-        }
-        _ => return,
-    };
-    problems.add(l.place, &l.path, text);
+/// Where a gateway leads.
+fn targets(s: &Placed, index: &BTreeMap<String, usize>) -> Option<Set> {
+    let StepKind::Gateway(g) = &s.step.kind else { return None };
+    let mut to = Set::default();
+    let all = g.branches.iter().flat_map(|b| &b.to).chain(&g.default);
+    all.filter_map(|t| index.get(t)).for_each(|i| to.insert(*i));
+    Some(to)
 }
 
-fn is_gateway(steps: &[Placed], i: usize) -> bool {
-    matches!(steps[i].step.kind, StepKind::Gateway(_))
+struct Known<'k> {
+    steps: &'k [Placed],
+    index: &'k BTreeMap<String, usize>,
+    targets: &'k [Option<Set>],
+    before: &'k [Set],
 }
 
-fn leads(steps: &[Placed], gateway: usize, to: &str) -> bool {
-    match &steps[gateway].step.kind {
-        StepKind::Gateway(g) => g.branches.iter().flat_map(|b| &b.to).chain(&g.default).any(|t| t == to),
-        _ => false,
+impl Known<'_> {
+    /// One name of a step in another one.
+    fn link(&self, l: &Link, problems: &mut Problems) {
+        let Some(by) = self.index.get(&l.by).copied() else { return };
+        let Some(to) = self.index.get(&l.to).copied() else {
+            let ids: Vec<&str> = self.steps.iter().map(|s| s.step.id.as_str()).collect();
+            let near = suggestion(&l.to, ids.iter().copied());
+            let all = shown(&ids);
+            problems.add(l.place, &l.path, format!("there is no step `{}`{near}; steps are: {all}", shorten(&l.to)));
+            return;
+        };
+        let text = match l.kind {
+            LinkKind::Needs if to == by => "a step cannot need itself; remove it".to_string(),
+            LinkKind::Target if to == by => "a gateway cannot lead to itself; name another step".into(),
+            LinkKind::Target if self.before[by].has(to) => {
+                format!("leads back to `{}`, which runs before `{}`; to do it again write `repeat` there", l.to, l.by)
+            }
+            LinkKind::Needs if !self.steps[to].broken && self.targets[to].is_some_and(|t| !t.has(by)) => {
+                format!(
+                    "`{}` is a gateway that never leads to `{}`, so this step cannot be reached; add it to a branch of \
+                     `{0}`, or need a step that a branch leads to",
+                    l.to, l.by
+                )
+            }
+            _ => return,
+        };
+        problems.add(l.place, &l.path, text);
     }
 }
 
@@ -207,46 +228,49 @@ fn circle(needs: &[Vec<usize>], left: &BTreeSet<usize>) -> Option<Vec<usize>> {
     Some(seen[from..].to_vec())
 }
 
-fn ancestors(needs: &[Vec<usize>], order: &[usize]) -> Vec<BTreeSet<usize>> {
-    let mut before = vec![BTreeSet::new(); needs.len()];
+fn ancestors(needs: &[Vec<usize>], order: &[usize]) -> Vec<Set> {
+    let mut before = vec![Set::default(); needs.len()];
     for i in order {
-        let mut all: BTreeSet<usize> = needs[*i].iter().copied().collect();
-        needs[*i].iter().for_each(|n| all.extend(before[*n].iter().copied()));
+        let mut all = Set::default();
+        for n in &needs[*i] {
+            all.insert(*n);
+            all.add(&before[*n]);
+        }
         before[*i] = all;
     }
     before
 }
 
 /// What has surely succeeded when a step starts, people's interventions aside.
-fn certain(steps: &[Placed], needs: &[Vec<usize>], order: &[usize]) -> Vec<BTreeSet<usize>> {
-    let mut sure: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); steps.len()];
+fn certain(steps: &[Placed], targets: &[Option<Set>], needs: &[Vec<usize>], order: &[usize]) -> Vec<Set> {
+    let mut sure = vec![Set::default(); steps.len()];
     // May end as not taken: everything it needs may be a branch that was not taken.
     let mut optional = vec![false; steps.len()];
     for i in order {
-        let id = &steps[*i].step.id;
         let choice = |n: usize| match &steps[n].step.kind {
-            StepKind::Gateway(g) => g.mode != GatewayMode::Parallel && leads(steps, n, id),
+            StepKind::Gateway(g) => g.mode != GatewayMode::Parallel && targets[n].is_some_and(|t| t.has(*i)),
             _ => false,
         };
-        let live: Vec<usize> = needs[*i].iter().copied().filter(|n| !optional[*n]).collect();
         optional[*i] = !needs[*i].is_empty() && needs[*i].iter().all(|n| optional[*n] || choice(*n));
         // What is known when the step `n` has ended as the join asks.
         let known = |n: usize, succeeded: bool| {
-            let mut l = sure[n].clone();
+            let mut l = sure[n];
             if succeeded && steps[n].step.condition.is_none() {
                 l.insert(n);
             }
             l
         };
-        sure[*i] = match steps[*i].step.join {
-            Join::All => live.iter().flat_map(|n| known(*n, true)).collect(),
-            Join::Done => live.iter().flat_map(|n| known(*n, false)).collect(),
-            Join::Any => {
-                let mut l = needs[*i].iter().map(|n| known(*n, true));
-                let first = l.next().unwrap_or_default();
-                l.fold(first, |a, b| a.intersection(&b).copied().collect())
-            }
-        };
+        let join = steps[*i].step.join;
+        let mut all = Set::default();
+        if join == Join::Any {
+            let mut each = needs[*i].iter().map(|n| known(*n, true));
+            all = each.next().unwrap_or_default();
+            each.for_each(|l| all.keep(&l));
+        } else {
+            let live = needs[*i].iter().filter(|n| !optional[**n]);
+            live.for_each(|n| all.add(&known(*n, join == Join::All)));
+        }
+        sure[*i] = all;
     }
     sure
 }

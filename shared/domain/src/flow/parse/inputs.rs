@@ -18,6 +18,7 @@ pub(crate) const KINDS: [(&str, InputKind); 7] = [
     ("file", InputKind::File),
 ];
 const MAX_PATTERN: usize = 1024;
+const MAX_INPUTS: usize = 100;
 
 pub(super) fn read(node: &Node, path: &str, problems: &mut Problems) -> BTreeMap<String, Input> {
     let mut out = BTreeMap::new();
@@ -25,6 +26,10 @@ pub(super) fn read(node: &Node, path: &str, problems: &mut Problems) -> BTreeMap
         problems.add(node.place, path, format!("must be a map of inputs, not {}", node.kind()));
         return out;
     };
+    if entries.len() > MAX_INPUTS {
+        problems.add(node.place, path, format!("holds {} inputs, the limit is {MAX_INPUTS}", entries.len()));
+        return out;
+    }
     for (key, n) in entries {
         let path = yaml::join(path, &shorten(&key.name));
         let identifier = key.name.len() <= 63

@@ -6,6 +6,7 @@ use super::{
     graph::{Gives, Graph, shown},
 };
 use crate::{
+    artifact::is_name,
     expression::{
         Expression, Template,
         types::{Names, Type},
@@ -78,6 +79,9 @@ impl Use {
 pub(super) fn check(uses: Vec<Use>, inputs: &BTreeMap<String, Input>, graph: &Graph, problems: &mut Problems) {
     let checker = Checker { inputs, graph, names: names(inputs, graph) };
     for u in uses {
+        if problems.full() {
+            return;
+        }
         let expressions: Vec<&Expression> = match &u.code {
             Code::Template(t) => t.expressions(),
             Code::Expression(e) => vec![e],
@@ -141,11 +145,9 @@ impl Checker<'_> {
             return found;
         }
         let (t, wrong) = e.check_types(&self.names);
-        found.extend(
-            wrong
-                .into_iter()
-                .map(|w| if *w == *format!("`{}`", e.source()) { w } else { format!("in `{}`: {w}", e.source()) }),
-        );
+        let whole = format!("`{}`", e.source());
+        let within = |w: String| if w.starts_with(&whole) { w } else { format!("in {whole}: {w}") };
+        found.extend(wrong.into_iter().map(within));
         if found.is_empty() && matches!(u.code, Code::Expression(_)) && !matches!(t, Type::Any | Type::Boolean) {
             found.push(format!(
                 "`{}` must be true or false, but is {}; compare it with something",
@@ -169,7 +171,11 @@ impl Checker<'_> {
         if matches!(u.position, Position::Parameter { .. } | Position::Plugin | Position::SubflowWith) {
             roots.push("secrets");
         }
-        for r in e.roots().iter().filter(|r| !roots.contains(&r.as_str())) {
+        // What is left of `steps.my-step` is told with the step.
+        let dashed: Vec<&str> =
+            e.paths().iter().filter(|p| p[0] == "steps").filter_map(|p| self.dashed(u, p.get(1)?)).collect();
+        let told = |r: &str| dashed.iter().any(|d| d.ends_with(&format!("-{r}")) || d.contains(&format!("-{r}-")));
+        for r in e.roots().iter().filter(|r| !roots.contains(&r.as_str()) && !told(r)) {
             let said = format!("`{}` reads", e.source());
             found.push(match (r.as_str(), u.position) {
                 ("host", _) => format!("{said} `host`, which only the steps of a rollout have"),
@@ -226,10 +232,15 @@ impl Checker<'_> {
                 p.name
             )),
             Position::Parameter { .. } | Position::Plugin | Position::SubflowWith => {
-                let whole = e.whole_path().is_some_and(|p| p.len() == 2);
-                (!whole).then(|| {
-                    format!("{said} and more; write `${{{{ secrets.<name> }}}}` alone, as only the host gets the value")
-                })
+                let whole = e.whole_path().filter(|p| p.len() == 2);
+                let bad = whole.filter(|p| p[0] == "secrets" && !is_name(&p[1]));
+                let name = |p: &[String]| {
+                    let rule = "1 to 63 of a-z, 0-9, `_` and `-`, beginning with a letter or digit";
+                    format!("`{}`: `{}` is no name of a secret ({rule})", e.source(), shorten(&p[1]))
+                };
+                bad.map(name).or_else(|| whole.is_none().then(|| {
+                    format!("{said} and more; write `${{{{ secrets.<name> }}}}` alone, as the value is known only where the step runs")
+                }))
             }
             // `secrets` is told as an unknown name there.
             _ if e.reads("secrets") => None,
@@ -265,15 +276,27 @@ impl Checker<'_> {
                 found.push(format!("{said} reads `steps` as a whole; name the step: `steps.<id>.outputs.<name>`"));
                 continue;
             };
-            if path.get(2).is_none_or(|f| f != "outputs") {
-                found.push(format!(
+            let told = match path.get(2) {
+                _ if self.dashed(u, id).is_some() => self.step(u, &said, id),
+                Some(f) if f == "outputs" => self.step(u, &said, id).or_else(|| self.output(u, &said, id, path.get(3))),
+                _ => Some(format!(
                     "{said} reads more of `{}` than its outputs; write `steps.<id>.outputs.<name>`",
                     shorten(id)
-                ));
-                continue;
-            }
-            found.extend(self.step(u, &said, id).or_else(|| self.output(u, &said, id, path.get(3))));
+                )),
+            };
+            found.extend(told.filter(|t| !found.contains(t)));
         }
+    }
+
+    fn readable<'u>(&'u self, u: &'u Use) -> Vec<&'u str> {
+        self.graph.ids.iter().chain(&u.before).map(String::as_str).collect()
+    }
+
+    /// `steps.my-step` is a subtraction of `step`: the id that was meant.
+    fn dashed<'u>(&'u self, u: &'u Use, id: &str) -> Option<&'u str> {
+        let known = self.readable(u);
+        let meant = |k: &&str| k.strip_prefix(id).is_some_and(|rest| rest.starts_with(['-', '.']));
+        if known.contains(&id) { None } else { known.into_iter().find(meant) }
     }
 
     /// Has the step that is read run before?
@@ -293,12 +316,9 @@ impl Checker<'_> {
             ));
         }
         if !self.graph.has(id) {
-            let known: Vec<&str> =
-                self.graph.ids.iter().map(String::as_str).chain(u.before.iter().map(String::as_str)).collect();
+            let known = self.readable(u);
             let near = suggestion(id, known.iter().copied());
-            // `steps.my-step` is a subtraction.
-            let dashed = known.iter().find(|k| k.strip_prefix(id).is_some_and(|rest| rest.starts_with(['-', '.'])));
-            let near = dashed.map_or(near, |d| format!(" (write `steps[\"{d}\"]` for `{d}`)"));
+            let near = self.dashed(u, id).map_or(near, |d| format!(" (write `steps[\"{d}\"]` for `{d}`)"));
             return Some(format!("{said}: there is no step `{}`{near}; steps are: {}", shorten(id), shown(&known)));
         }
         let step = u.step.as_deref()?;
