@@ -296,13 +296,13 @@ fn base64_forms(bytes: &[u8], add: &mut impl FnMut(&[u8])) {
 
 /// As URL encoders write it: they differ in what they leave alone and in the letters of their hex digits.
 fn url_forms(s: &str, add: &mut impl FnMut(&[u8])) {
-    for alone in ["-._~", "-._~/", "-._~!'()*", "-._*", "-._", ""] {
+    let sets = ["-._~", "-._~/", "-._~!'()*", "-._~!'()*/", "-._*", "-._", "-_", "_", "/", ""];
+    for alone in sets.into_iter().map(Some).chain([None]) {
         for plus in [false, true] {
             let mut text = String::new();
             for b in s.bytes() {
                 let c = char::from(b);
-                let kept = (c.is_ascii_alphanumeric() || alone.contains(c)) && (!alone.is_empty());
-                if kept {
+                if alone.is_some_and(|a| c.is_ascii_alphanumeric() || a.contains(c)) {
                     text.push(c);
                 } else if plus && c == ' ' {
                     text.push('+');

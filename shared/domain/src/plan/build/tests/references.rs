@@ -6,7 +6,7 @@ use crate::reference::{self, Reference};
 fn flow(step: &str) -> String {
     format!(
         "flow: web\ninputs:\n  token: {{ type: secret, optional: true }}\n  where: {{ type: string, default: x }}\nsteps:\n  \
-         - id: out\n    waves: all\n    steps:\n      - {{ id: one, script: {{ run: 'true' }} }}\n      - {step}\n"
+         - id: out\n    waves: '100%'\n    steps:\n      - {{ id: one, uses: script, with: {{ run: 'true' }} }}\n      - {step}\n"
     )
 }
 
@@ -16,7 +16,7 @@ fn refused(w: &World) -> String {
 
 #[test]
 fn plans_and_specs_hold_references_only() {
-    let step = "{ id: two, script: { run: 'true', env: { A: 'x ${{ secrets.db-password }} ${{ inputs.token }}', \
+    let step = "{ id: two, uses: script, with: { run: 'true', env: { A: 'x ${{ secrets.db-password }} ${{ inputs.token }}', \
                 B: '${{ host.name }} ${{ secrets.other }}' }, stdin: '${{ steps.one.outputs.key }}' } }";
     let mut w = world(&flow(step), 2);
     w.release.inputs.insert("token".into(), reference::secret_input("token"));
@@ -35,13 +35,13 @@ fn plans_and_specs_hold_references_only() {
 #[test]
 fn a_secret_may_not_stand_where_it_would_be_seen() {
     for (step, place) in [
-        ("{ id: two, script: { run: 'true', args: ['${{ inputs.token }}'] } }", "`args`"),
-        ("{ id: two, script: { run: 'true', args: ['${{ host.name + inputs.token }}'] } }", "`args`"),
-        ("{ id: two, file.put: { path: 'a/${{ inputs.token }}', content: x } }", "`path`"),
-        ("{ id: two, http.check: { url: 'http://h/${{ inputs.token }}' } }", "`url`"),
+        ("{ id: two, uses: script, with: { run: 'true', args: ['${{ inputs.token }}'] } }", "`args`"),
+        ("{ id: two, uses: script, with: { run: 'true', args: ['${{ host.name + inputs.token }}'] } }", "`args`"),
+        ("{ id: two, uses: file.put, with: { path: 'a/${{ inputs.token }}', content: x } }", "`path`"),
+        ("{ id: two, uses: http.check, with: { url: 'http://h/${{ inputs.token }}' } }", "`url`"),
     ] {
         let Ok(parsed) = crate::flow::parse(&flow(step)) else { continue };
-        let mut w = world(&flow("{ id: two, script: { run: 'true' } }"), 1);
+        let mut w = world(&flow("{ id: two, uses: script, with: { run: 'true' } }"), 1);
         w.release.flow = parsed;
         w.release.inputs.insert("token".into(), reference::secret_input("token"));
         let text = refused(&w);
@@ -52,7 +52,7 @@ fn a_secret_may_not_stand_where_it_would_be_seen() {
 #[test]
 fn nothing_people_write_may_look_like_a_reference() {
     let forged = "\u{FDD0}secret:db-password\u{FDD1}";
-    let plain = flow("{ id: two, script: { run: 'true', env: { A: '${{ inputs.where }}' } } }");
+    let plain = flow("{ id: two, uses: script, with: { run: 'true', env: { A: '${{ inputs.where }}' } } }");
     let mut w = world(&plain, 1);
     w.release.inputs.insert("where".into(), json!(forged));
     assert!(refused(&w).contains("inputs.where holds the character U+FDD0"), "{}", refused(&w));
