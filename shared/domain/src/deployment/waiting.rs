@@ -161,11 +161,12 @@ impl Deployment {
         }
         for (i, s) in self.steps.iter().enumerate() {
             let step = s.id.clone();
-            if let Some(ask) = &s.asks {
+            let aborting = self.state == State::Aborting;
+            if let Some(ask) = s.asks.as_ref().filter(|_| !aborting) {
                 out.push(WaitingOn::Choice { step, reason: ask.reason.clone(), branches: s.choices() });
             } else if let (Some(at), Some(r)) = (s.next_run(), &s.repeat) {
                 out.push(WaitingOn::Repeat { step, run: r.runs + 1, max: r.max, until: at });
-            } else if s.state == StepState::Failed && self.has_failed(i) && self.state != State::Aborting {
+            } else if s.state == StepState::Failed && self.has_failed(i) && !aborting {
                 let reason = match &s.kind {
                     StepRunKind::Central { reason, .. } => s.reason.clone().or(reason.clone()),
                     _ => s.reason.clone(),

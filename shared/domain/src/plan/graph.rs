@@ -71,6 +71,10 @@ pub(super) fn leave_out(steps: &mut [PlanStep]) {
         steps[i].skipped |= dead;
         if dead {
             steps[i].condition = None;
+            // Within a subflow the subflow's own line says it.
+            if scope_of(&steps[i].id).is_empty() {
+                steps[i].note = Some("no branch leads to it".into());
+            }
         }
     }
     let skipped: BTreeSet<String> = steps
