@@ -1,7 +1,10 @@
 //! Plugins and playbooks from the catalog to the step: frozen with the release, checked with the plan, called back over the
 //! API, with secrets and outputs of earlier steps, and with a log that can be followed.
 
-use crate::world::{Form, PATIENCE, World};
+use crate::{
+    ssh::Reach,
+    world::{Form, PATIENCE, World},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -139,4 +142,61 @@ async fn a_release_calls_plugins_and_a_playbook() {
     for db in [Db::sqlite(), Db::postgres().await] {
         journey(db).await;
     }
+}
+
+/// Over real SSH: both hosts, one of them through the other, each with its pinned key; and never with a wrong one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_playbook_reaches_hosts_as_the_catalog_says() {
+    let mut w = World::start(Db::sqlite(), Form::Embedded).await;
+    w.reach(Reach::Ssh, &["h1", "h2"]).await;
+    let out = w.dir.path().join("out");
+    std::fs::create_dir_all(&out).expect("directory");
+    let dir = out.display();
+    let flow = format!(
+        r#"kind: flow
+project: shop
+flow: web
+steps:
+  - id: book
+    uses: ansible.playbook
+    timeout: 60s
+    with:
+      vars: {{ word: "{{{{ evil }}}} ${{{{ artifact.version }}}}" }}
+      playbook: |
+        - hosts: role_web
+          gather_facts: false
+          tasks:
+            - command: printenv SSH_CONNECTION
+              register: way
+            - copy: {{ dest: "{dir}/{{{{ inventory_hostname }}}}", content: "{{{{ word }}}} {{{{ way.stdout | length > 9 }}}}" }}
+"#
+    );
+    let host = |name: &str, ssh: String| {
+        format!("kind: host\nname: {name}\naddress: 127.0.0.1\nlabels: {{ role: web }}\n{ssh}---\n")
+    };
+    let rest = format!(
+        "kind: project\nname: shop\ngroup: retail\n---\nkind: environment\nproject: shop\nname: beta\nflow: web\nhosts: [h1, h2]\n---\n{flow}"
+    );
+    let through = w.ssh_of("h1") + "  jump: h2\n";
+    w.apply(&(host("h1", through) + &host("h2", w.ssh_of("h2")) + &rest)).await;
+    w.version("shop", "1.0.0", "true").await;
+    let id = w.deploy("shop", "beta", "1.0.0").await;
+    let d = w.until(&id, &["succeeded"]).await;
+    for name in ["h1", "h2"] {
+        assert_eq!(std::fs::read_to_string(out.join(name)).expect("written"), "{{ evil }} 1.0.0 True", "{d:#}");
+    }
+
+    // h2 presents another key than the one that is pinned now.
+    let pinned = |text: String| text.lines().find(|l| l.contains("host_key:")).expect("a key").to_owned();
+    let wrong = w.ssh_of("h2").replace(&pinned(w.ssh_of("h2")), &pinned(w.ssh_of("h1")));
+    w.apply(&(host("h1", w.ssh_of("h1")) + &host("h2", wrong))).await;
+    let id = w.deploy("shop", "beta", "1.0.0").await;
+    let said = eventually(PATIENCE, "the step has failed", async || {
+        let d = w.get(&format!("/deployments/{id}")).await.to_string();
+        d.contains("did not come through").then_some(d)
+    })
+    .await;
+    assert!(said.contains("1 of 2 hosts") && said.contains("h2 unreachable"), "{said}");
+    let left = std::fs::read_dir(w.state().join("runs")).expect("runs").count();
+    assert_eq!(left, 0, "keys stay behind");
 }
