@@ -71,6 +71,8 @@ unknown_s = 30.0
 offer_timeout_s = 30.0
 resend_max_s = 1.0
 allow_private_addresses = ["127.0.0.0/8"]
+plugins_dir = "{state}/plugins"
+ansible_playbook = "/usr/bin/ansible-playbook"
 [ssh]
 retry_max_s = 1.0
 check_s = 5.0
