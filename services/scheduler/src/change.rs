@@ -79,6 +79,7 @@ impl Change {
         deployments::insert_plan(&mut self.tx, d.id, &d.plan_digest, &planned.plan, self.now).await?;
         self.effects(&mut d, effects).await?;
         deployments::insert(&mut self.tx, &d).await?;
+        self.unconnected(&d, planned, "planned").await?;
         self.start_if_free(d, 1, Some(planned)).await
     }
 
@@ -141,10 +142,23 @@ impl Change {
             };
             let trace = self.cause.trace.clone();
             let cause = std::mem::replace(&mut self.cause, Cause::own(trace));
+            if matches!(input, Input::LockTaken { .. }) {
+                self.unconnected(&d, planned, "started").await?;
+            }
             let next = self.apply(&d, version, input, Some(planned)).await?;
             self.cause = cause;
             Ok(next.unwrap_or(d))
         })
+    }
+
+    /// Says which hosts are not connected, where that is checked.
+    async fn unconnected(&mut self, d: &Deployment, planned: &Planned, moment: &str) -> Result<(), Error> {
+        if planned.unconnected.is_empty() {
+            return Ok(());
+        }
+        let left_out = planned.plan.left_out.iter().any(|l| planned.unconnected.contains(&l.host));
+        let payload = json!({ "hosts": planned.unconnected, "left_out": left_out, "as_it_is": moment });
+        self.event(d, "deployment.hosts_not_connected", Severity::Alert, payload).await
     }
 
     async fn effects(&mut self, d: &mut Deployment, mut effects: Vec<Effect>) -> Result<(), Error> {

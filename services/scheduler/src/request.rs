@@ -116,12 +116,7 @@ pub(crate) async fn prepare(
 
 /// The plan of a stored deployment as it would be made now.
 pub(crate) async fn plan_now(tx: &mut Tx, d: &Deployment) -> Result<Result<Planned, Unplannable>, Error> {
-    let release = deployments::release(tx, d.release).await?.ok_or(Error::Missing("release"))?;
-    let artifact = artifact(tx, release.artifact).await?.ok_or(Error::Missing("artifact"))?;
-    match Snapshot::read(tx, &d.project, &d.environment, &release.add_hosts).await? {
-        Ok(s) => Ok(s.plan(&release, &artifact, d.rollback.as_ref().map(|r| r.mode), &d.only_hosts)),
-        Err(e) => Ok(Err(e)),
-    }
+    Ok(planner::of(tx, d).await?)
 }
 
 /// The release to go back to from `d`: the newest one known good here that is another than its own.

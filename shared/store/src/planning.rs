@@ -3,7 +3,7 @@
 
 mod secrets;
 
-use crate::{Error, Tx, agents, artifacts, catalog, sessions};
+use crate::{Error, Tx, agents, artifacts, catalog, deployments, sessions};
 use std::collections::{BTreeMap, BTreeSet};
 use windlass_domain::{
     Timestamp,
@@ -13,7 +13,7 @@ use windlass_domain::{
         Connectivity, ConnectivityCheck, Environment, Group, Host, HostGroup, Item, Kind, Policy, Project,
         TemporaryHosts,
     },
-    deployment::PlanFacts,
+    deployment::{Deployment, PlanFacts},
     flow::{Flow, StepKind, link::link},
     ids::{ArtifactId, ReleaseId},
     plan::{self, HostFacts, LeftOut, Plan, Surroundings},
@@ -125,6 +125,17 @@ pub async fn prepare(
         Err(e) => return Ok(Err(e)),
     };
     Ok(secrets::check(tx, &planned.plan).await?.map(|()| (release, planned)))
+}
+
+/// The plan of a stored deployment as it would be made now.
+pub async fn of(tx: &mut Tx, d: &Deployment) -> Result<Result<Planned, Unplannable>, Error> {
+    let gone = |what: &str| Unplannable(format!("the {what} of deployment {} is not in the database", d.id));
+    let Some(release) = deployments::release(tx, d.release).await? else { return Ok(Err(gone("release"))) };
+    let Some(artifact) = artifacts::by_id(tx, release.artifact).await? else { return Ok(Err(gone("artifact"))) };
+    match Snapshot::read(tx, &d.project, &d.environment, &release.add_hosts).await? {
+        Ok(s) => Ok(s.plan(&release, &artifact, d.rollback.as_ref().map(|r| r.mode), &d.only_hosts)),
+        Err(e) => Ok(Err(e)),
+    }
 }
 
 /// The flow with its subflows put in, as they are now.

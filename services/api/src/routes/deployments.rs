@@ -25,7 +25,7 @@ use windlass_domain::{
     ids::{CommandId, DeploymentId},
     release::{ReleaseKind, RollbackMode},
 };
-use windlass_store::{commands, deployments, sql, tasks};
+use windlass_store::{Tx, commands, deployments, hosts, planning, sql, tasks};
 
 /// Pages looked through for one filtered page; beyond it the caller goes on with `next`.
 const SCANS: usize = 10;
@@ -127,11 +127,45 @@ pub(crate) async fn get(call: Call) -> Answer {
         w.data["holder"] = value!(holder);
         w.data["ahead"] = value!(place);
     }
+    waits_for_hosts(&mut tx, &mut detail).await?;
+    if d.deployment.state == State::Queued
+        && let Err(why) = planning::of(&mut tx, &d.deployment).await?
+    {
+        let data = value!({ "reason": why.to_string() });
+        let on = body::WaitingOn { on: "plan".into(), text: format!("a plan that can be made: {why}"), data };
+        detail.summary.waiting_on.push(on);
+    }
     let mut r = ok(&detail)?;
     if let Ok(tag) = header::HeaderValue::from_str(&format!("\"{}\"", d.version)) {
         r.headers_mut().insert(header::ETAG, tag);
     }
     Ok(r)
+}
+
+/// Tasks that wait for their host are told with what holds it: a lock, or other tasks.
+async fn waits_for_hosts(tx: &mut Tx, detail: &mut body::DeploymentDetail) -> Result<(), Fail> {
+    let running = detail.steps.iter_mut().flat_map(|s| &mut s.waves).filter(|w| w.state == "running");
+    let pending = |h: &&mut body::HostRun| h.task.as_ref().is_some_and(|t| t.state == "pending");
+    let mut waiting: Vec<&mut body::HostRun> = running.flat_map(|w| &mut w.hosts).filter(pending).collect();
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let (locks, busy, limits) = (hosts::locks(tx).await?, hosts::busy(tx).await?, hosts::limits(tx).await?);
+    for h in &mut waiting {
+        let (n, limit) = (
+            busy.get(&h.host).copied().unwrap_or(0),
+            limits.get(&h.host).copied().unwrap_or(windlass_domain::catalog::DEFAULT_MAX_TASKS),
+        );
+        let why = match locks.get(&h.host) {
+            Some(l) => format!("host {} is locked by {}: {}", h.host, l.locked_by, l.reason),
+            None if n >= limit => format!("host {} is busy with {n} tasks, and takes {limit} at once", h.host),
+            None => continue,
+        };
+        let data = value!({ "hosts": [&h.host], "reason": why });
+        detail.summary.waiting_on.push(body::WaitingOn { on: "host".into(), text: why.clone(), data });
+        h.reason = Some(why);
+    }
+    Ok(())
 }
 
 #[utoipa::path(get, path = "/api/v1/deployments/{id}/plan", tag = "deployments", params(("id" = Uuid, Path,)), responses((status = 200, body = body::PlanView), (status = "default", body = body::Problem)))]
