@@ -74,7 +74,7 @@ impl World {
     fn add_host(&mut self, host: &str, kind: &str) {
         std::fs::create_dir_all(self.root(host)).expect("root");
         let fleet = self.fleet.as_mut().expect("reach was called");
-        let public = keygen(&fleet.dir.join(format!("{host}.key")), kind);
+        let public = keygen(&fleet.dir.join(format!("{host}_key")), kind);
         fleet.hosts.insert(host.into(), Sshd { port: free_port(), public, more: String::new() });
     }
 
@@ -95,7 +95,7 @@ impl World {
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n\
              PrintMotd no\nLogLevel INFO\nMaxStartups 100\n",
             s.port,
-            key = dir.join(format!("{host}.key")).display(),
+            key = dir.join(format!("{host}_key")).display(),
             keys = dir.join("authorized_keys").display(),
         );
         let path = dir.join(format!("{host}.conf"));
@@ -202,7 +202,7 @@ fn waits_for(gate: &Path) -> String {
 
 async fn log_of(w: &World, id: &str) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
-    let page = w.get(&format!("/deployments/{id}/logs")).await;
+    let page = w.get(&format!("/deployments/{id}/logs?limit=500")).await;
     let items = page["items"].as_array().expect("items");
     let bytes = items.iter().flat_map(|l| STANDARD.decode(l["data"].as_str().expect("data")).expect("base64"));
     String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned()

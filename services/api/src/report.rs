@@ -29,7 +29,12 @@ impl HostNow {
         let e = &call.settings().executor;
         let silent = self.session.as_ref().map(|s| (now - s.last_seen_at).to_std().unwrap_or_default());
         let dialled = self.catalogued.as_ref().is_some_and(|h| h.ssh.is_some());
+        let failed = self.dialled.as_ref().is_some_and(|k| k.error.is_some());
         match (&self.agent, silent) {
+            // Its link is open only while somebody needs it.
+            (Some(_), Some(s)) if dialled && s < e.suspect_s.get() => "connected",
+            _ if dialled && failed => "unreachable",
+            (None, _) if dialled => "never_seen",
             _ if dialled => "ssh",
             (None, _) => "no_agent",
             (_, None) => "never_seen",

@@ -2,7 +2,7 @@
 
 use super::Fault;
 use russh::{
-    ChannelMsg, Disconnect, Preferred, client,
+    ChannelMsg, ChannelReadHalf, Disconnect, Preferred, client,
     keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate},
 };
 use std::{
@@ -187,13 +187,23 @@ impl Session {
     ) -> Result<Output, Fault> {
         let slow = || Fault::Slow { what: "a command on the host".into(), limit };
         let run = async {
-            let mut channel = self.exec(command).await?;
-            if let Some(input) = input {
-                // The command may end early and say why: that is read below.
-                let _ = channel.data(input).await;
+            let (mut from, to) = self.exec(command).await?.split();
+            let write = async {
+                if let Some(input) = input {
+                    let _ = to.data(input).await;
+                }
+                let _ = to.eof().await;
+            };
+            let read = rest(&mut from);
+            tokio::pin!(read, write);
+            let mut written = false;
+            // The command may end, and say why, before it has read everything: nothing would take the rest.
+            loop {
+                tokio::select! {
+                    out = &mut read => return Ok(out),
+                    () = &mut write, if !written => written = true,
+                }
             }
-            let _ = channel.eof().await;
-            Ok(rest(&mut channel).await)
         };
         tokio::time::timeout(limit, run).await.map_err(|_| slow())?
     }
@@ -206,7 +216,7 @@ impl Session {
 }
 
 /// What a command still says until it has ended.
-pub(crate) async fn rest(channel: &mut russh::Channel<client::Msg>) -> Output {
+async fn rest(channel: &mut ChannelReadHalf) -> Output {
     let mut out = Output::default();
     while let Some(m) = channel.wait().await {
         match m {

@@ -19,8 +19,7 @@ pub(crate) async fn scan_key(args: &ScanKeyArgs, api: Result<Api, Error>, out: O
         Err(_) => None,
     };
     let of = |path: &str| known.as_ref().map(|k| view::text(k, path)).filter(|t| !t.is_empty());
-    let address =
-        of("doc/ssh/address").or_else(|| of("doc/address")).unwrap_or_else(|| args.host.clone());
+    let address = of("doc/ssh/address").or_else(|| of("doc/address")).unwrap_or_else(|| args.host.clone());
     let port = match args.port {
         Some(p) => p,
         None => of("doc/ssh/port").and_then(|p| p.parse().ok()).unwrap_or(22),
