@@ -419,3 +419,59 @@ fn five_thousand_hosts_are_planned_quickly() {
 mod graph;
 mod references;
 mod values;
+
+const PLUGINS: &str = r#"
+flow: web
+inputs: { n: { type: number, default: 3 } }
+steps:
+  - { id: a, uses: plugin/page, with: { path: "/x/${{ artifact.version }}", n: "${{ inputs.n }}", token: "${{ secrets.t }}" } }
+  - { id: b, needs: [a], uses: plugin/page@1.0.0, timeout: 7s, with: { path: "${{ steps.a.outputs.path }}", n: "${{ steps.a.outputs.n }}" } }
+  - { id: c, needs: [b], uses: plugin/page, if: "inputs.n == 0", with: { nothing: fits } }
+"#;
+
+fn plugin(version: &str, secrets: &[&str]) -> crate::plugin::Plugin {
+    serde_json::from_value(json!({
+        "name": "page", "version": version, "transport": { "type": "nats" }, "secrets": secrets, "timeout_s": 40,
+        "inputs": { "type": "object", "additionalProperties": false, "required": ["path"], "properties": {
+            "path": { "type": "string", "pattern": "^/" }, "n": { "type": "integer", "maximum": 9 }, "token": { "type": "string" } } },
+    }))
+    .expect("a definition")
+}
+
+#[test]
+fn a_plugin_step_is_planned_with_the_frozen_definition_or_refused() {
+    let mut w = world(PLUGINS, 1);
+    let missing = w.build(None).expect_err("nothing is frozen");
+    assert!(missing.to_string().contains("`plugin/page`, which the release does not hold"), "{missing}");
+    let put = |w: &mut World, new: &str, secrets: &[&str]| {
+        w.release.plugins.insert("plugin/page".into(), plugin(new, secrets));
+        w.release.plugins.insert("plugin/page@1.0.0".into(), plugin("1.0.0", secrets));
+    };
+    put(&mut w, "1.2.0", &["token"]);
+    let plan = w.plan();
+    let of = |id: &str| match &plan.steps.iter().find(|s| s.id == id).expect("step").kind {
+        PlanStepKind::Central { action, with, timeout_s } => (action.clone(), with.clone(), *timeout_s),
+        other => panic!("{other:?}"),
+    };
+    let (action, with, timeout_s) = of("a");
+    assert_eq!(
+        (action.as_str(), &with["path"], &with["n"], timeout_s),
+        ("plugin/page@1.2.0", &json!("/x/1.1.0"), &json!(3), 40)
+    );
+    assert_eq!((of("b").0.as_str(), of("b").2), ("plugin/page@1.0.0", 7));
+    assert!(of("c").1.is_empty(), "a skipped step is not checked");
+    let keys: Vec<&str> = plan.plugins.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["page@1.0.0", "page@1.2.0"]);
+    // Another definition is another plan.
+    let digest = plan.digest().expect("digest").digest;
+    w.release.plugins.get_mut("plugin/page").expect("there").timeout_s = 41;
+    assert_ne!(w.plan().digest().expect("digest").digest, digest);
+
+    put(&mut w, "1.2.0", &[]);
+    let e = w.build(None).expect_err("no secret here").to_string();
+    assert!(e.contains("`token` takes no secret, but holds `secrets.t`"), "{e}");
+    put(&mut w, "1.2.0", &["token"]);
+    w.release.inputs.insert("n".into(), json!(10));
+    let e = w.build(None).expect_err("too large").to_string();
+    assert!(e.contains("step `a`: `with` does not fit the plugin page@1.2.0: /n"), "{e}");
+}
