@@ -112,8 +112,20 @@ steps:
           run: |
             echo "$LEFT, $RIGHT" > {dir}/both-$WINDLASS_HOST
             echo "host=$WINDLASS_HOST" >> "$WINDLASS_OUTPUT"
-  - id: ask
+  - id: count
     needs: [both]
+    waves: "1 *4"
+    repeat: {{ until: "steps.count.outputs.tick.n == '2'", max: 4, every: 1s }}
+    steps:
+      - id: tick
+        uses: script
+        with:
+          run: |
+            echo "$TASK_KEY $WINDLASS_HOST tick" >> {dir}/marks
+            echo x >> {dir}/ticks-$WINDLASS_HOST
+            echo "n=$(wc -l < {dir}/ticks-$WINDLASS_HOST)" >> "$WINDLASS_OUTPUT"
+  - id: ask
+    needs: [count]
     exclusive:
       # Hosts differ in it, so nobody but a person can tell.
       - {{ name: first, if: "steps.both.outputs.write.host == 'h1'", to: [end] }}
@@ -194,6 +206,9 @@ async fn a_graph(db: Db) {
         let text = std::fs::read_to_string(dir.join(format!("both-{h}"))).expect("written");
         assert_eq!(text, "hello left, hello right\n");
     }
+    // Each run of a repeated rollout is a new attempt on every host, though the one before succeeded.
+    let count = state(&d, "count");
+    assert_eq!((&count["runs"], &count["waves"][0]["hosts"][0]["attempt"]), (&json!(2), &json!(2)), "{d:#}");
     assert_eq!((&d["state"], &state(&d, "ask")["choices"]), (&json!("paused"), &json!(["first", "default"])));
     assert!(d["actions"].as_array().expect("actions").contains(&json!("choose")), "{d:#}");
     let choose = format!("/deployments/{id}/choose");
