@@ -3,7 +3,7 @@
 
 mod secrets;
 
-use crate::{Error, Tx, agents, artifacts, catalog, deployments, sessions};
+use crate::{Error, Tx, agents, artifacts, catalog, deployments, sessions, ssh};
 use std::collections::{BTreeMap, BTreeSet};
 use windlass_domain::{
     Timestamp,
@@ -44,7 +44,8 @@ pub struct Snapshot {
     hosts: BTreeMap<String, Host>,
     groups: BTreeMap<String, HostGroup>,
     policies: Vec<Policy>,
-    /// When the agent of a host was last heard; nothing for a host without a live agent.
+    /// When the agent of a host was last heard; nothing for a host without a live agent. Now for one that is reached by SSH,
+    /// unless the last connection to it failed.
     heard: BTreeMap<String, Timestamp>,
     now: Timestamp,
 }
@@ -219,6 +220,17 @@ impl Snapshot {
             }
         }
         let now = tx.now().await?;
+        if connectivity(&env, &policies).is_some() {
+            // Hosts that are dialled are not heard between their tasks: how the last connection went counts.
+            let failed = ssh::failed(tx).await?;
+            for h in hosts.values().filter(|h| h.ssh.is_some()) {
+                if failed.contains(&h.name) {
+                    heard.remove(&h.name);
+                } else {
+                    heard.insert(h.name.clone(), now);
+                }
+            }
+        }
         Ok(Ok(Snapshot { stamp, environment: env, project, group, hosts, groups, policies, heard, now }))
     }
 
@@ -257,11 +269,7 @@ impl Snapshot {
     fn unconnected<'h>(&self, hosts: impl Iterator<Item = &'h str>) -> Option<(Connectivity, Vec<String>)> {
         let c = connectivity(&self.environment, &self.policies)?;
         let limit = chrono::TimeDelta::seconds(c.within_s.into());
-        let silent = |h: &&str| {
-            // A host that is dialled has no agent that could be heard before its task begins.
-            let dialled = self.hosts.get(*h).is_some_and(|h| h.ssh.is_some());
-            !dialled && self.heard.get(*h).is_none_or(|at| self.now - *at > limit)
-        };
+        let silent = |h: &&str| self.heard.get(*h).is_none_or(|at| self.now - *at > limit);
         let names: Vec<String> = hosts.filter(silent).map(str::to_owned).collect();
         (!names.is_empty()).then_some((c, names))
     }

@@ -3,6 +3,7 @@
 
 use crate::{Error, Tx, sql};
 use chrono::{DateTime, Utc};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 use windlass_domain::{Timestamp, ids::AgentId};
 
@@ -28,6 +29,12 @@ pub async fn all(tx: &mut Tx) -> Result<Vec<Known>, Error> {
     let rows: Vec<Row> =
         sql("SELECT host, agent_id, checked_at, error FROM ssh_hosts ORDER BY host").fetch_all(tx).await?;
     Ok(rows.into_iter().map(known).collect())
+}
+
+/// Hosts the last connection to which failed.
+pub async fn failed(tx: &mut Tx) -> Result<BTreeSet<String>, Error> {
+    let rows: Vec<(String,)> = sql("SELECT host FROM ssh_hosts WHERE error IS NOT NULL").fetch_all(tx).await?;
+    Ok(rows.into_iter().map(|(h,)| h).collect())
 }
 
 pub async fn get(tx: &mut Tx, host: &str) -> Result<Option<Known>, Error> {
