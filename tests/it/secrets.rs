@@ -230,7 +230,7 @@ steps:
               printf 'x%s!' "$v" | base64 -w0; echo; printf 'xx%s!' "$v" | base64 -w0; echo
               printf %s "$v" | base64 -w0 | tr '+/' '-_' | tr -d =; echo
               printf %s "$v" | xxd -p; printf %s "$v" | xxd -p -u -c 0
-              echo "https://h/?q=$(enc "${v:0:200}")"
+              [ "${#v}" -gt 500 ] || echo "https://h/?q=$(enc "$v")"
               j="${v//\\/\\\\}"; j="${j//\"/\\\"}"; printf '{"v":"%s"}\n' "${j//$'\n'/\\n}"
               printf %s "${v:0:7}"; sleep 0.08; printf %s "${v:7}"; echo
               for ((i = 0; i < 40; i++)); do printf %s "${v:i:1}"; done; printf '%s\n' "${v:40}"
