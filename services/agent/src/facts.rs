@@ -2,6 +2,12 @@
 
 use std::{fs, path::Path};
 
+/// The release directory that is current in a deployment root.
+pub fn current(root: &Path) -> Option<String> {
+    let to = fs::read_link(root.join("current")).ok()?;
+    to.file_name().map(|n| n.to_string_lossy().into_owned())
+}
+
 /// os, arch, hostname, cores, `memory_mb`, and the current release of the deployment root.
 pub fn facts(root: Option<&Path>) -> serde_json::Value {
     let read = |p: &str| fs::read_to_string(p).unwrap_or_default();
@@ -14,8 +20,7 @@ pub fn facts(root: Option<&Path>) -> serde_json::Value {
         .lines()
         .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
         .map(|kb| kb / 1024);
-    let current = root.and_then(|r| fs::read_link(r.join("current")).ok());
-    let current = current.as_deref().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
+    let current = root.and_then(current);
     serde_json::json!({
         "os": os,
         "arch": std::env::consts::ARCH,

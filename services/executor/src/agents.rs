@@ -33,6 +33,12 @@ const MAX_STEPS: usize = 1000;
 const MAX_MESSAGE: usize = 4096;
 const MAX_DETAIL: usize = 1000;
 const MAX_NONCE: usize = 128;
+const MAX_RELEASE: usize = 255;
+/// Another executor may have written down another release meanwhile.
+const RELEASE_FRESH: Duration = Duration::from_secs(300);
+
+/// Which release each agent said it has, and when that was written down.
+type Releases = HashMap<AgentId, (String, Instant)>;
 /// Outputs of one step. Agents allow 64 KiB.
 const MAX_OUTPUTS: usize = 192 * 1024;
 
@@ -95,6 +101,7 @@ pub(crate) async fn tasks(shared: Arc<Shared>, mut from: Subscription) {
 pub(crate) async fn hellos(shared: Arc<Shared>, mut from: Subscription) {
     let mut doubts = Doubts::default();
     let mut regressed = HashMap::new();
+    let mut releases: Releases = HashMap::new();
     while let Some(message) = from.next().await {
         let Some(up) = open(&shared, &message).await else { continue };
         match up.body {
@@ -105,19 +112,45 @@ pub(crate) async fn hellos(shared: Arc<Shared>, mut from: Subscription) {
                     tracing::warn!(agent = %up.agent, error = &error as &dyn std::error::Error, "HELLO not taken");
                 }
             }
-            UpBody::Heartbeat { journal_seq, .. } => {
+            UpBody::Heartbeat { journal_seq, current, .. } => {
                 shared.metrics.frames.with_label_values(&["heartbeat"]).inc();
                 if !shared.directory.heard(up.agent, &up.instance, Some(journal_seq)) {
                     accepted(
                         &shared,
                         &mut doubts,
-                        &Up { body: UpBody::Heartbeat { journal_seq, running: vec![] }, ..up },
+                        &Up { body: UpBody::Heartbeat { journal_seq, running: vec![], current: None }, ..up },
                     )
                     .await;
+                } else if let Some(current) = current {
+                    remember(&shared, &mut releases, up.agent, &up.instance, current).await;
                 }
             }
             _ => shared.metrics.refused.with_label_values(&["shape"]).inc(),
         }
+    }
+}
+
+/// Writes down which release a host has now, when it is another than before: plans and drift compare with it.
+async fn remember(
+    shared: &Shared,
+    releases: &mut Releases,
+    agent: AgentId,
+    instance: &str,
+    current: String,
+) {
+    let current = tidy(cut(current, MAX_RELEASE));
+    if releases.get(&agent).is_some_and(|(known, at)| *known == current && at.elapsed() < RELEASE_FRESH) {
+        return;
+    }
+    let stored = async {
+        let mut tx = shared.ctx.store.write().await?;
+        sessions::set_current(&mut tx, agent, instance, &current).await?;
+        tx.commit().await
+    };
+    match stored.await {
+        Ok(()) => drop(releases.insert(agent, (current, Instant::now()))),
+        // The next heartbeat brings it again.
+        Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, %agent, "a host's release was not noted"),
     }
 }
 
@@ -324,6 +357,6 @@ mod tests {
         assert!(result(vec![step(0), step(1)]).is_some());
         assert!(result(vec![step(0), step(0)]).is_none());
         assert!(result(vec![step(u32::MAX)]).is_none());
-        assert!(say_of(UpBody::Heartbeat { journal_seq: 0, running: vec![] }).is_none());
+        assert!(say_of(UpBody::Heartbeat { journal_seq: 0, running: vec![], current: None }).is_none());
     }
 }

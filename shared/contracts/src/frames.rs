@@ -155,6 +155,9 @@ pub enum UpBody {
     Heartbeat {
         journal_seq: u64,
         running: Vec<TaskId>,
+        /// Release directory that is current in the agent's root.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        current: Option<String>,
     },
     Accept {
         task: TaskId,
@@ -262,7 +265,7 @@ mod tests {
         let up = Up {
             agent: uuid::Uuid::nil().into(),
             instance: "i".into(),
-            body: UpBody::Heartbeat { journal_seq: 3, running: vec![] },
+            body: UpBody::Heartbeat { journal_seq: 3, running: vec![], current: None },
         };
         let bytes = seal(&up, &key).expect("seals");
         assert_eq!(open::<Up>(&bytes, &public).expect("opens"), up);

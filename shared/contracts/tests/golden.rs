@@ -122,7 +122,7 @@ fn frames_from_agents() {
         facts: serde_json::json!({ "os": "linux" }),
     };
     golden("up-hello-v1", &up(UpBody::Hello(hello)));
-    golden("up-heartbeat-v1", &up(UpBody::Heartbeat { journal_seq: 12, running: vec![id(2).into()] }));
+    golden("up-heartbeat-v1", &up(UpBody::Heartbeat { journal_seq: 12, running: vec![id(2).into()], current: None }));
     golden(
         "up-accept-v1",
         &up(UpBody::Accept { seal_to: None, task: id(2).into(), nonce: "ab".into(), journal_seq: 13 }),

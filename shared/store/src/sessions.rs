@@ -1,6 +1,6 @@
 //! What was last heard of each agent, and which agents may speak at all.
 
-use crate::{Error, Tx, Value, sql};
+use crate::{Dialect, Error, Tx, Value, sql};
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, types::Json};
 use uuid::Uuid;
@@ -89,6 +89,20 @@ pub async fn touch(
     .execute(tx)
     .await?;
     Ok(n == 1)
+}
+
+/// The release that is current on the agent's host, as it says now.
+pub async fn set_current(tx: &mut Tx, agent: AgentId, instance: &str, current: &str) -> Result<bool, Error> {
+    let text = match tx.dialect() {
+        Dialect::Sqlite => {
+            "UPDATE agent_sessions SET facts = json_set(facts, '$.current_release', $3) WHERE agent_id = $1 AND instance = $2"
+        }
+        Dialect::Postgres => {
+            "UPDATE agent_sessions SET facts = jsonb_set(facts, '{current_release}', to_jsonb(CAST($3 AS TEXT)))
+             WHERE agent_id = $1 AND instance = $2"
+        }
+    };
+    Ok(sql(text).bind(agent).bind(instance).bind(current).execute(tx).await? == 1)
 }
 
 /// The session for a transaction that may replace it; locked until commit.

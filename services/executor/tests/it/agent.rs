@@ -144,7 +144,7 @@ impl Agent {
                         }).collect();
                         (s.seq, unacked)
                     };
-                    self.say_on(subjects::agent_hello(self.id), UpBody::Heartbeat { journal_seq: seq, running: vec![] }).await;
+                    self.say_on(subjects::agent_hello(self.id), UpBody::Heartbeat { journal_seq: seq, running: vec![], current: None }).await;
                     for (task, report) in unacked {
                         self.say(UpBody::Result { task, report }).await;
                     }

@@ -3,6 +3,7 @@
 mod agent;
 mod ansible;
 mod central;
+mod gate;
 mod hostile;
 mod logs;
 mod plugins;

@@ -1,0 +1,113 @@
+//! Hosts that take no tasks now: locked ones, and ones that are busy with all they take at once.
+
+use crate::world::{SOON, World};
+use std::time::Duration;
+use windlass_domain::{
+    catalog::{Host, Item},
+    ids::TaskId,
+    task::TaskState,
+    work::Outcome::*,
+};
+use windlass_store::{catalog, hosts, sql, tasks};
+use windlass_testkit::databases;
+
+async fn lock(w: &World, host: &str) {
+    let mut tx = w.store.write().await.expect("begins");
+    let l = hosts::HostLock {
+        host: host.into(),
+        reason: "disk swap".into(),
+        locked_by: "ann".into(),
+        locked_at: chrono::Utc::now(),
+    };
+    hosts::lock(&mut tx, &l).await.expect("locks");
+    tx.commit().await.expect("commits");
+}
+
+#[tokio::test]
+async fn a_locked_host_waits_until_it_is_unlocked() {
+    for db in databases().await {
+        let mut w = World::new(db, 2, 2).await;
+        w.start_agents();
+        lock(&w, "h0").await;
+        let e = w.executor().await;
+        let work = w.wave(2, 0, 0).await;
+        w.until_state(work, 1, "succeeded").await;
+        assert_eq!(w.state(work, 0).await, Some("pending"), "the other one did not wait for it");
+        let mut tx = w.store.write().await.expect("begins");
+        assert!(hosts::unlock(&mut tx, "h0").await.expect("unlocks"));
+        tx.commit().await.expect("commits");
+        assert_eq!(w.outcomes(work, 1).await, [Succeeded, Succeeded]);
+        w.assert_single_starts();
+        e.shut_down().await;
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_stays_locked_is_not_started_and_the_reason_says_so() {
+    for db in databases().await {
+        let mut w = World::new(db, 1, 1).await;
+        w.start_agents();
+        lock(&w, "h0").await;
+        let e = w.executor_with(|s| s.executor.host_wait_s = Duration::from_millis(300).into()).await;
+        let work = w.wave(1, 0, 1).await;
+        assert_eq!(w.outcomes(work, 1).await, [NotStarted]);
+        let reason = w.tasks(work).await[0].task.reason.clone().unwrap_or_default();
+        assert!(reason.contains("locked by ann: disk swap"), "{reason}");
+        assert_eq!(w.starts(), 0);
+        e.shut_down().await;
+    }
+}
+
+#[tokio::test]
+async fn a_host_takes_no_more_tasks_at_once_than_it_says() {
+    for db in databases().await {
+        let mut w = World::new(db, 1, 1).await;
+        w.start_agents();
+        let one = Host { name: "h0".into(), address: "127.0.0.1".into(), max_tasks: Some(1), ..Host::default() };
+        let other = TaskId(uuid::Uuid::now_v7());
+        let mut tx = w.store.write().await.expect("begins");
+        catalog::save(&mut tx, &Item::Host(one), 0, false, "test", chrono::Utc::now()).await.expect("saves");
+        let task = windlass_domain::task::Task {
+            id: other,
+            host: "h0".into(),
+            agent: None,
+            attempt: 1,
+            start_at: 0,
+            state: TaskState::Granted,
+            granted: None,
+            report: None,
+            steps: vec![],
+            reason: None,
+            auto_stopped: false,
+            offered_at: None,
+            granted_at: None,
+            started_at: None,
+            settled_at: None,
+        };
+        let stored = tasks::StoredTask {
+            work: uuid::Uuid::now_v7().into(),
+            deployment: uuid::Uuid::now_v7().into(),
+            step: "other".into(),
+            segment: 0,
+            version: 1,
+            task,
+        };
+        tasks::insert(&mut tx, &stored, chrono::Utc::now()).await.expect("stores");
+        tx.commit().await.expect("commits");
+
+        let e = w.executor().await;
+        let work = w.wave(1, 0, 0).await;
+        w.until_state(work, 0, "pending").await;
+        // Turns go by; what another deployment runs there keeps this one out.
+        let looked = windlass_testkit::eventually(SOON, "an open place, which must not come", async || {
+            (w.state(work, 0).await != Some("pending")).then_some(())
+        });
+        let came = tokio::time::timeout(Duration::from_millis(1500), looked).await;
+        assert!(came.is_err(), "the host was full");
+        let mut tx = w.store.write().await.expect("begins");
+        sql("UPDATE tasks SET state = 'succeeded' WHERE id = $1").bind(other).execute(&mut tx).await.expect("ends");
+        tx.commit().await.expect("commits");
+        assert_eq!(w.outcomes(work, 1).await, [Succeeded]);
+        e.shut_down().await;
+    }
+}
