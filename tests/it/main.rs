@@ -2,6 +2,7 @@
 
 mod audit;
 mod browser;
+mod bundle;
 mod crash;
 mod graph;
 mod hostile;

@@ -67,12 +67,13 @@ pub async fn get(tx: &mut Tx, project: &str) -> Result<Option<SourceState>, Erro
     row.map(SourceState::try_from).transpose()
 }
 
-pub async fn save(tx: &mut Tx, s: &SourceState) -> Result<(), Error> {
+/// Saves what a look that began at `known` came to. A [`refresh`] that was asked for since then stays asked for.
+pub async fn save(tx: &mut Tx, s: &SourceState, known: Option<Timestamp>) -> Result<(), Error> {
     sql("INSERT INTO sources (project, fetched_commit, applied_commit, state, detail, faults, items, refresh_at, fetched_at, applied_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (project) DO UPDATE SET fetched_commit = excluded.fetched_commit, applied_commit = excluded.applied_commit,
            state = excluded.state, detail = excluded.detail, faults = excluded.faults, items = excluded.items,
-           refresh_at = excluded.refresh_at, fetched_at = excluded.fetched_at, applied_at = excluded.applied_at")
+           refresh_at = CASE WHEN sources.refresh_at = $11 THEN excluded.refresh_at ELSE sources.refresh_at END, fetched_at = excluded.fetched_at, applied_at = excluded.applied_at")
         .bind(&s.project)
         .bind(s.fetched_commit.as_deref())
         .bind(s.applied_commit.as_deref())
@@ -83,6 +84,7 @@ pub async fn save(tx: &mut Tx, s: &SourceState) -> Result<(), Error> {
         .bind(s.refresh_at)
         .bind(s.fetched_at)
         .bind(s.applied_at)
+        .bind(known)
         .execute_one(tx)
         .await
 }

@@ -24,6 +24,7 @@ use std::{
 use uuid::Uuid;
 use windlass_contracts::http::{AppliedItem, Change, Fault};
 use windlass_domain::{
+    Timestamp,
     catalog::{Document, Item, Kind, Project, Source},
     event::{Aggregate, NewEvent, Severity},
 };
@@ -156,7 +157,7 @@ async fn look(
         Err(text) => Found::Unreachable(text),
         Ok(secret) => fetch(&root, project, source, &limits, secret.as_deref(), applied.as_deref()).await,
     };
-    store(state, lease, project, source, known, found).await
+    store(state, lease, project, source, (known, saved), found).await
 }
 
 /// The key or token, where one is named; the text says what is missing.
@@ -253,7 +254,7 @@ async fn store(
     lease: &Lease,
     project: &Project,
     source: &Source,
-    known: Option<SourceState>,
+    (known, saved): (Option<SourceState>, Option<Timestamp>),
     found: Found,
 ) -> Result<(), Fail> {
     let mut next = known.clone().unwrap_or_else(|| SourceState {
@@ -269,20 +270,27 @@ async fn store(
         applied_at: None,
     });
     next.refresh_at = now() + Duration::from_secs(source.poll_s());
+    let asked = known.as_ref().map(|k| k.refresh_at);
     let mut broken = None;
     match found {
         Found::Same => next.fetched_at = Some(now()),
         Found::Unreachable(text) => {
             next.state = "unreachable".into();
             next.detail = text;
+            next.faults = vec![];
         }
         Found::Broken(f, p) => broken = Some((f.commit, p)),
         Found::Good(f, documents) => {
             let done: Result<SourceState, Fail> = transact!(state.store(), tx => {
                 leases::check(&mut tx, lease).await?;
+                let now = catalog::row(&mut tx, Kind::Project, &project.name).await?.map(|r| r.updated_at);
+                if now != saved {
+                    // Somebody saved the project meanwhile: this is not its source any more. It is due still.
+                    return Ok(next.clone());
+                }
                 let mut next = next.clone();
                 commit(&mut tx, &apply::naming(state.settings()), project, source, &f, &documents.all, &mut next).await?;
-                sources::save(&mut tx, &next).await?;
+                sources::save(&mut tx, &next, asked).await?;
                 next
             });
             match done {
@@ -315,7 +323,7 @@ async fn store(
     let news = ["broken", "unreachable"].contains(&next.state.as_str()) && !known.as_ref().is_some_and(told);
     let done: Result<(), Fail> = transact!(state.store(), tx => {
         leases::check(&mut tx, lease).await?;
-        sources::save(&mut tx, &next).await?;
+        sources::save(&mut tx, &next, asked).await?;
         if news {
             let faults: Vec<&Fault> = next.faults.iter().take(MOST_FAULTS).collect();
             let payload = json!({ "git": source.git, "ref": source.reference, "commit": next.fetched_commit,
