@@ -48,6 +48,7 @@ pub(crate) fn table() -> Table {
     add.to(&get, "/readyz", Public, ops::readyz);
     add.to(&get, "/metrics", Local(View), ops::metrics);
     add.to(&get, "/api/v1/openapi.json", Public, ops::openapi);
+    add.to(&get, "/api/v1/schemas/flow.json", Public, ops::flow_schema);
     add.to(&post, "/hooks/cdevents/{project}", Signature, hooks::cdevents_hook);
     add.to(&post, "/hooks/github/{project}", Signature, hooks::github_hook);
     add.to(&post, "/hooks/generic/{project}", Signature, hooks::generic_hook);
@@ -162,6 +163,7 @@ impl RouteAdder<'_> {
         ops::readyz,
         ops::metrics,
         ops::openapi,
+        ops::flow_schema,
         hooks::cdevents_hook,
         hooks::github_hook,
         hooks::generic_hook,

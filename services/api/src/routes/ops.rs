@@ -221,6 +221,13 @@ pub(crate) async fn openapi(_call: Call) -> Answer {
     Ok(HttpResponse::Ok().content_type("application/json").body(crate::routes::openapi_text()))
 }
 
+/// The JSON Schema (draft 2020-12) of the flow language, by which editors complete it.
+#[utoipa::path(get, path = "/api/v1/schemas/flow.json", tag = "catalog", responses((status = 200, description = "the schema")))]
+pub(crate) async fn flow_schema(_call: Call) -> Answer {
+    let schema = serde_json::to_string(&windlass_domain::flow::json_schema()).unwrap_or_default();
+    Ok(HttpResponse::Ok().content_type("application/schema+json").body(schema))
+}
+
 #[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, description = "the process answers")))]
 pub(crate) async fn healthz(_call: Call) -> Answer {
     Ok(health::healthz().await)

@@ -126,7 +126,7 @@ pub(crate) enum Command {
     /// Several releases as one: ordered, approved and rolled back together
     #[command(subcommand)]
     Bundle(BundleCommand),
-    /// Flows: their history, and the way back
+    /// Flows: check them, their schema, their history and the way back
     #[command(subcommand)]
     Flow(FlowCommand),
     /// Projects that live in Git

@@ -134,12 +134,23 @@ pub(crate) struct RevertArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FlowCommand {
+    /// Read flow files and tell all that is wrong with them; needs no server
+    Check(FlowCheckArgs),
+    /// Print the JSON Schema of the flow language, by which editors complete it; needs no server
+    Schema,
     /// Who saved it when
     History(HistoryArgs),
     /// What changed between two revisions
     Diff(DiffArgs),
     /// Save the content of an old revision as the newest
     Revert(RevertArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlowCheckArgs {
+    /// YAML files: a flow alone or documents as `apply` takes them, `-` for standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<std::path::PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

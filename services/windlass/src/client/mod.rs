@@ -7,6 +7,7 @@ mod config;
 mod deploy;
 mod doctor;
 mod error;
+mod flow;
 mod follow;
 mod http;
 mod ordered;
@@ -72,6 +73,8 @@ pub(crate) async fn run(command: Command, connection: &Connection) -> Result<(),
         Command::Doctor(a) => doctor::run(&a.state.state, connection, out).await,
         Command::Promote(a) => ordered::promote(a, &api()?, out).await,
         Command::Bundle(c) => ordered::bundle(c, &api()?, out).await,
+        Command::Flow(FlowCommand::Check(a)) => flow::check(&a, out),
+        Command::Flow(FlowCommand::Schema) => flow::schema(out),
         Command::Flow(FlowCommand::History(a)) => ordered::history(&a, &api()?, out).await,
         Command::Flow(FlowCommand::Diff(a)) => ordered::diff(&a, &api()?, out).await,
         Command::Flow(FlowCommand::Revert(a)) => ordered::revert(&a, &api()?, out).await,

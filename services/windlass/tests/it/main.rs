@@ -53,6 +53,36 @@ fn exit_codes_are_as_documented() {
 }
 
 #[test]
+fn flows_are_checked_without_a_server() {
+    let dir = temp_dir();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("write");
+        path.display().to_string()
+    };
+    let good = "flow: web\nsteps:\n  - { id: a, uses: wait, with: { for: 1s } }\n";
+    let alone = file("good.yaml", good);
+    let applied = file("applied.yaml", &format!("kind: flow\nproject: shop\n{good}"));
+    let (code, text) = run(&["flow", "check", &alone, &applied]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("good (web)") && text.contains("good (shop/web)"), "{text}");
+
+    let wrong = file("wrong.yaml", "flow: web\nsteps:\n  - { id: a, uses: waits, needs: [b] }\n");
+    let (code, text) = run(&["flow", "check", &alone, &wrong]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("wrong.yaml: line 3, column 20: steps[0].uses: there is no action `waits`"), "{text}");
+    assert!(text.contains("there is no step `b`") && text.contains("2 problems were found"), "{text}");
+    let out = program().args(["--json", "flow", "check", &wrong]).output().expect("runs");
+    let told: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(told[0]["problems"][0]["place"], serde_json::json!({ "line": 3, "column": 20 }));
+    assert_eq!(run(&["flow", "check", "nowhere.yaml"]).0, 2);
+
+    let out = program().args(["flow", "schema"]).output().expect("runs");
+    let schema: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+}
+
+#[test]
 fn completions_are_printed_without_a_server() {
     let (code, text) = run(&["completions", "bash"]);
     assert_eq!(code, 0);
