@@ -3,6 +3,7 @@ import { type FormEvent, useCallback, useEffect, useState } from "react";
 import { get, Problem, token } from "./api";
 import { DeploymentPage } from "./deployment";
 import { Deployments } from "./list";
+import { NewDeployment } from "./new";
 
 type Me = { person: string };
 
@@ -43,7 +44,7 @@ export function App() {
           <img src="/icon.svg" alt="" width="24" height="24" /> Windlass
         </a>
         <nav>
-          <a href="#/">Deployments</a>
+          <a href="#/">Deployments</a> <a href="#/new">New</a>
         </nav>
         <span className="grow" />
         <span className="muted">{me.person}</span>
@@ -51,7 +52,7 @@ export function App() {
           Sign out
         </button>
       </header>
-      <main>{id ? <DeploymentPage key={id} id={id} /> : <Deployments />}</main>
+      <main>{id ? <DeploymentPage key={id} id={id} /> : hash === "#/new" ? <NewDeployment /> : <Deployments />}</main>
     </>
   );
 }

@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { split } from "./api";
 import { verbs, worthShowing } from "./deployment";
 import { plain } from "./logs";
+import { change, type Field, inputsOf, names } from "./new";
 import { ago } from "./parts";
 
 describe("event streams", () => {
@@ -64,5 +65,25 @@ describe("buttons", () => {
   });
   test("a rollback is asked for once", () => {
     expect(names({ actions: ["rollback"], rolled_back_by: "y" })).toEqual([]);
+  });
+});
+
+describe("the form of a request", () => {
+  const field = (name: string, widget: Field["widget"]): Field => ({
+    name, label: name, widget, description: "", required: false, default: null, options: [], hint: "",
+  });
+  test("numbers are numbers, and what is empty is left to its default", () => {
+    const fields = [field("batch", "number"), field("mode", "select"), field("fast", "checkbox"), field("name", "text")];
+    expect(inputsOf(fields, { batch: "5", mode: "", fast: false, stranger: "x" })).toEqual({ batch: 5, fast: false });
+    expect(inputsOf(fields, { name: "5" })).toEqual({ name: "5" });
+  });
+  test("a change says from what to what", () => {
+    expect(change({ change: "changes", from: "1.0.0", to: "1.1.0" })).toBe("1.0.0 → 1.1.0");
+    expect(change({ change: "changes", from: null, to: "1.1.0" })).toBe("another release → 1.1.0");
+    expect(change({ change: "unknown", from: null, to: "1.1.0" })).toBe("unknown");
+  });
+  test("hosts are separated by commas or spaces", () => {
+    expect(names(" web-1, web-2  web-3,")).toEqual(["web-1", "web-2", "web-3"]);
+    expect(names("")).toEqual([]);
   });
 });
