@@ -143,4 +143,69 @@ mod tests {
             assert!(bad.parse::<Pointer>().is_err(), "{bad}");
         }
     }
+
+    /// Answers like Vault, on a real socket; `/slow` never does.
+    fn server(token: &'static str) -> String {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+        let url = format!("http://{}/", listener.local_addr().expect("address"));
+        std::thread::spawn(move || {
+            for mut c in listener.incoming().flatten() {
+                let (mut head, mut byte) = (Vec::new(), [0; 1]);
+                while !head.ends_with(b"\r\n\r\n") && matches!(c.read(&mut byte), Ok(1)) {
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8_lossy(&head).to_lowercase();
+                let path = head.split(' ').nth(1).unwrap_or_default();
+                let (status, body) = match path {
+                    "/v1/secret/data/slow" => {
+                        std::thread::spawn(move || c.read_to_end(&mut Vec::new()));
+                        continue;
+                    }
+                    _ if !head.contains(&format!("x-vault-token: {token}\r\n")) => (403, "{\"errors\":[]}"),
+                    "/v1/secret/data/web/db" => {
+                        (200, "{\"data\":{\"data\":{\"password\":\"pw-1\",\"n\":5},\"metadata\":{\"version\":3}}}")
+                    }
+                    "/v1/kv1/data/x" => (200, "{\"data\":{\"password\":\"pw-1\"}}"),
+                    "/v1/secret/data/sealed" => (503, "{\"errors\":[\"Vault is sealed\"]}"),
+                    _ => (404, "{\"errors\":[]}"),
+                };
+                let _ = write!(
+                    c,
+                    "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn every_answer_of_vault_is_told_apart_and_no_text_holds_the_token() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().expect("dir");
+        let token_file = dir.path().join("token");
+        let settings = settings::Vault {
+            address: Some(server("tok-right")),
+            token_file: Some(token_file.clone()),
+            ca_file: None,
+            timeout_s: settings::Seconds(Duration::from_millis(300)),
+        };
+        let v = Vault::new(&settings).expect("client").expect("set");
+        let read = async |place: &str| v.read(&place.parse().expect("place")).await;
+        assert!(matches!(read("secret/web/db#password").await, Err(VaultError::File { .. })));
+        std::fs::write(&token_file, "tok-wrong").expect("token");
+        let e = read("secret/web/db#password").await.expect_err("denied");
+        assert!(matches!(e, VaultError::Denied { .. }) && !format!("{e} {e:?}").contains("tok-wrong"), "{e:?}");
+        // A token that was renewed is used at once.
+        std::fs::write(&token_file, "tok-right\n").expect("token");
+        assert_eq!(read("secret/web/db#password").await.expect("reads"), "pw-1");
+        assert!(matches!(read("secret/web/db#other").await, Err(VaultError::NoKey { .. })));
+        assert!(matches!(read("secret/web/db#n").await, Err(VaultError::NoKey { .. })));
+        assert!(matches!(read("secret/none#k").await, Err(VaultError::Absent { .. })));
+        assert!(matches!(read("kv1/x#password").await, Err(VaultError::Form { .. })));
+        assert!(matches!(read("secret/sealed#k").await, Err(VaultError::Status { status: 503, .. })));
+        assert!(matches!(read("secret/slow#k").await, Err(VaultError::Outbound(OutboundError::Timeout { .. }))));
+        assert!(Vault::new(&settings::Vault::default()).expect("no address").is_none());
+    }
 }
