@@ -166,11 +166,11 @@ impl Reader<'_> {
             },
             Value::List(l) => {
                 let each = l.iter().enumerate().map(|(i, n)| self.templates(n, &format!("{path}[{i}]"), position));
-                each.fold(Some(false), |a, b| Some(a? | b?))
+                any(each.collect())
             }
             Value::Map(m) => {
                 let each = m.iter().map(|(k, n)| self.templates(n, &join(path, &shorten(&k.name)), position));
-                each.fold(Some(false), |a, b| Some(a? | b?))
+                any(each.collect())
             }
             _ => Some(false),
         }
@@ -362,6 +362,11 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Whether one of them is true, if all are known.
+fn any(each: Vec<Option<bool>>) -> Option<bool> {
+    each.into_iter().try_fold(false, |a, b| Some(a | b?))
 }
 
 /// What the author wrote, as the kind of the parameter takes it: `8080` in an environment is text.

@@ -264,7 +264,7 @@ impl Checker<'_> {
             return;
         }
         let filled = matches!(u.position, Position::Parameter { .. } | Position::Plugin);
-        if filled && !e.whole_path().is_some_and(|p| p.len() > 3) {
+        if filled && e.whole_path().is_none_or(|p| p.len() <= 3) {
             found.push(format!(
                 "{said} computes with an output, which is filled in when the step runs; write \
                  `${{{{ steps.<id>.outputs.<name> }}}}` alone, and compute in conditions or scripts"
