@@ -1,7 +1,7 @@
 //! An agent that follows a script: the protocol done right, with knobs to lose, double, hang, die and be re-imaged.
 
 use futures::StreamExt;
-use nkeys::KeyPair;
+use nkeys::{KeyPair, XKey};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
@@ -13,6 +13,7 @@ use windlass_contracts::{
 };
 use windlass_domain::{
     ids::{AgentId, TaskId},
+    secret::Secrets,
     task::{ReportedOutcome, StepOutcome, StepReport, TaskReport},
 };
 
@@ -44,6 +45,10 @@ pub(crate) struct State {
     pub(crate) counter: u32,
     pub(crate) seed: u32,
     pub(crate) fences: u32,
+    /// Grants are not heard.
+    pub(crate) lose_grants: bool,
+    /// What came with the last grant.
+    pub(crate) secrets: Secrets,
     pub(crate) hellos_acked: u32,
 }
 
@@ -52,6 +57,8 @@ pub(crate) struct Agent {
     pub(crate) id: AgentId,
     pub(crate) host: String,
     pub(crate) key: Arc<KeyPair>,
+    /// What secrets are sealed to.
+    xkey: Arc<XKey>,
     pub(crate) client: async_nats::Client,
     pub(crate) state: Arc<Mutex<State>>,
     control: Arc<KeyPair>,
@@ -102,6 +109,8 @@ impl Agent {
             counter: 0,
             seed: 0,
             fences: 0,
+            lose_grants: false,
+            secrets: Secrets::new(),
             hellos_acked: 0,
         };
         let control = KeyPair::from_public_key(&control.public_key()).expect("key");
@@ -109,6 +118,7 @@ impl Agent {
             id,
             host: host.into(),
             key: Arc::new(key),
+            xkey: Arc::new(XKey::new()),
             client,
             state: Arc::new(Mutex::new(state)),
             control: Arc::new(control),
@@ -213,7 +223,16 @@ impl Agent {
             DownBody::WhoAreYou => self.hello().await,
             DownBody::HelloAck { .. } => self.lock().hellos_acked += 1,
             DownBody::Offer(o) => self.offer(*o).await,
-            DownBody::Grant { task, nonce, .. } => self.grant(task, &nonce).await,
+            DownBody::Grant { task, nonce, secrets, .. } => {
+                if self.lock().lose_grants {
+                    return;
+                }
+                if let Some(s) = secrets {
+                    let opened = s.open(&self.xkey).expect("sealed to this agent's key");
+                    self.lock().secrets = opened;
+                }
+                self.grant(task, &nonce).await;
+            }
             DownBody::Fence { task, .. } => {
                 let phase = {
                     let mut s = self.lock();
@@ -261,11 +280,11 @@ impl Agent {
                     s.tasks.insert(task, Phase::Accepted { nonce: nonce.clone() });
                     s.seq
                 };
-                self.say(UpBody::Accept { seal_to: None, task, nonce, journal_seq: seq }).await;
+                self.say(UpBody::Accept { seal_to: Some(self.xkey.public_key()), task, nonce, journal_seq: seq }).await;
             }
             Some(Phase::Accepted { nonce }) => {
                 let journal_seq = self.lock().seq;
-                self.say(UpBody::Accept { seal_to: None, task, nonce, journal_seq }).await;
+                self.say(UpBody::Accept { seal_to: Some(self.xkey.public_key()), task, nonce, journal_seq }).await;
             }
             Some(Phase::Running) => self.say(UpBody::Started { task }).await,
             Some(Phase::Ended { report, .. }) => self.say(UpBody::Result { task, report }).await,

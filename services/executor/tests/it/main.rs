@@ -7,5 +7,6 @@ mod gate;
 mod hostile;
 mod logs;
 mod plugins;
+mod secrets;
 mod waves;
 mod world;

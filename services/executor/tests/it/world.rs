@@ -65,6 +65,9 @@ fn seconds(ms: u64) -> Seconds {
     Duration::from_millis(ms).into()
 }
 
+/// A rollout whose one step needs the secret `token`.
+pub(crate) const SEALED: &str = "sealed";
+
 fn step(id: &str, run: &str) -> TaskStep {
     let with = serde_json::json!({ "run": run, "interpreter": "bash", "args": [], "env": {} });
     let with = with.as_object().expect("object").clone();
@@ -130,6 +133,19 @@ impl World {
                 conditions: BTreeMap::new(),
             }),
         )];
+        let mut sealed = step("sealed", "true");
+        let token = windlass_domain::reference::Reference::Secret { name: "token".into() };
+        sealed.with["env"] = serde_json::json!({ "TOKEN": token.marker() });
+        let rollout = PlanRollout {
+            waves: vec![(0..hosts as u32).collect()],
+            confirm: Default::default(),
+            bake_s: 0,
+            max_failures: 0,
+            parallel: 0,
+            steps: vec![sealed],
+            conditions: BTreeMap::new(),
+        };
+        steps.push(PlanStep::new(SEALED, vec![], PlanStepKind::Rollout(rollout)));
         for (i, (action, with, timeout_s)) in central.into_iter().enumerate() {
             let with = with.as_object().expect("object").clone();
             let kind = PlanStepKind::Central { action, with, timeout_s };
