@@ -117,10 +117,8 @@ impl Graph {
             let by = || s.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
             match s.state {
                 StepState::Stopped => return Err(format!("step {} could not start{}", s.id, by())),
-                StepState::Failed => {
-                    if !self.is_joined_over(d, i) {
-                        return Err(format!("step {} failed and no step joins over it{}", s.id, by()));
-                    }
+                StepState::Failed if !self.is_joined_over(d, i) => {
+                    return Err(format!("step {} failed and no step joins over it{}", s.id, by()));
                 }
                 _ => {}
             }

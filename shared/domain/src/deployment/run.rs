@@ -16,7 +16,15 @@ impl Step<'_> {
         // Once a transition, so that no transition is without end.
         self.begin_due_runs();
         // Steps that do no work end at once, and steps before them in the list may hang on them.
-        while (0..self.d.steps.len()).fold(false, |moved, i| self.step_progress(&graph, i) || moved) {}
+        loop {
+            let mut moved = false;
+            for i in 0..self.d.steps.len() {
+                moved |= self.step_progress(&graph, i);
+            }
+            if !moved {
+                break;
+            }
+        }
         self.judge(&graph);
         if matches!(self.d.state, State::Running | State::Paused) {
             let moving = !self.d.works_in_flight().is_empty();
