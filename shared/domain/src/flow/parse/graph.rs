@@ -261,12 +261,11 @@ fn certain(steps: &[Placed], targets: &[Option<Set>], needs: &[Vec<usize>], orde
             l
         };
         let join = steps[*i].step.join;
-        let mut all = Set::default();
-        if join == Join::Any {
-            let mut each = needs[*i].iter().map(|n| known(*n, true));
-            all = each.next().unwrap_or_default();
-            each.for_each(|l| all.keep(&l));
-        } else {
+        // One of them has ended so in any case; those that cannot be left out all have, unless the first is enough.
+        let mut each = needs[*i].iter().map(|n| known(*n, join != Join::Done));
+        let mut all = each.next().unwrap_or_default();
+        each.for_each(|l| all.keep(&l));
+        if join != Join::Any {
             let live = needs[*i].iter().filter(|n| !optional[**n]);
             live.for_each(|n| all.add(&known(*n, join == Join::All)));
         }
