@@ -35,3 +35,26 @@ fn every_flow_reads_and_is_documented() {
         }
     }
 }
+
+/// What `ops/flow` reads: an example says on which hosts it runs and what it sets, and sets nothing its flow has not.
+#[test]
+fn every_example_fits_its_flow() {
+    let examples = library().join("examples");
+    for name in names() {
+        let dir = examples.join(&name);
+        if name == "dotnet-windows" {
+            assert!(!dir.exists(), "it cannot run here, and says so instead");
+            continue;
+        }
+        let read =
+            |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_else(|e| panic!("{name}/{file}: {e}"));
+        assert!(read("hosts").lines().count() > 0 && dir.join("app").is_dir(), "{name}");
+        assert!(read("host").starts_with("#!"), "{name}/host is a script");
+        let documents = catalog::read(&flow(&name)).expect("reads");
+        let Item::Flow { flow, .. } = &documents[0].item else { panic!("{name} is a flow") };
+        for line in read("inputs").lines() {
+            let (input, _) = line.split_once('=').unwrap_or_else(|| panic!("{name}/inputs: {line}"));
+            assert!(flow.inputs.contains_key(input), "{name} has no input {input}");
+        }
+    }
+}
