@@ -131,13 +131,7 @@ pub(crate) async fn hellos(shared: Arc<Shared>, mut from: Subscription) {
 }
 
 /// Writes down which release a host has now, when it is another than before: plans and drift compare with it.
-async fn remember(
-    shared: &Shared,
-    releases: &mut Releases,
-    agent: AgentId,
-    instance: &str,
-    current: String,
-) {
+async fn remember(shared: &Shared, releases: &mut Releases, agent: AgentId, instance: &str, current: String) {
     let current = tidy(cut(current, MAX_RELEASE));
     if releases.get(&agent).is_some_and(|(known, at)| *known == current && at.elapsed() < RELEASE_FRESH) {
         return;
@@ -150,7 +144,9 @@ async fn remember(
     match stored.await {
         Ok(()) => drop(releases.insert(agent, (current, Instant::now()))),
         // The next heartbeat brings it again.
-        Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, %agent, "a host's release was not noted"),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, %agent, "a host's release was not noted")
+        }
     }
 }
 

@@ -93,9 +93,8 @@ fn write(file: &Path, text: &str) -> std::io::Result<()> {
     f.write_all(text.as_bytes())
 }
 
-/// Through `setpriv`, which sets ids and groups and then becomes the interpreter: no shell and no session in between.
-/// Returns its ids too.
-fn as_user(ctx: &Context, user: &str, file: &Path, argv: Vec<String>) -> Result<(Vec<String>, u32, u32), String> {
+/// User and group id of an account that this host's policy lets steps run as.
+fn allowed_user(ctx: &Context, user: &str) -> Result<(u32, u32), String> {
     let plain = user.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) && !user.starts_with('-');
     if user.is_empty() || !plain {
         return Err(format!("`user` {user:?} is not a user name"));
@@ -111,7 +110,23 @@ fn as_user(ctx: &Context, user: &str, file: &Path, argv: Vec<String>) -> Result<
         let f: Vec<&str> = l.split(':').collect();
         (f.first() == Some(&user)).then(|| Some((f.get(2)?.parse::<u32>().ok()?, f.get(3)?.parse::<u32>().ok()?)))?
     });
-    let (uid, gid) = ids.ok_or_else(|| format!("there is no user {user} on this host"))?;
+    ids.ok_or_else(|| format!("there is no user {user} on this host"))
+}
+
+/// A program of the release, run as another user.
+pub(super) fn as_account(ctx: &Context, user: &str, argv: Vec<String>) -> Result<Vec<String>, String> {
+    let (_, gid) = allowed_user(ctx, user)?;
+    Ok(become_user(user, gid).into_iter().chain(argv).collect())
+}
+
+fn become_user(user: &str, gid: u32) -> Vec<String> {
+    ["setpriv", "--reuid", user, "--regid", &gid.to_string(), "--init-groups", "--"].map(str::to_owned).to_vec()
+}
+
+/// Through `setpriv`, which sets ids and groups and then becomes the interpreter: no shell and no session in between.
+/// Returns its ids too.
+fn as_user(ctx: &Context, user: &str, file: &Path, argv: Vec<String>) -> Result<(Vec<String>, u32, u32), String> {
+    let (uid, gid) = allowed_user(ctx, user)?;
     // The state directory is closed to other users: the script moves to a place where this one can read it.
     let shown = std::env::temp_dir().join(format!("windlass-{}", files::random_hex(12)));
     let moved = std::fs::rename(file, &shown).or_else(|_| {
@@ -123,8 +138,7 @@ fn as_user(ctx: &Context, user: &str, file: &Path, argv: Vec<String>) -> Result<
         .and_then(|()| std::os::unix::fs::chown(&shown, Some(uid), Some(gid)))
         .and_then(|()| std::os::unix::fs::symlink(&shown, file))
         .map_err(|e| format!("cannot hand the script to {user}: {e}"))?;
-    let mut out: Vec<String> =
-        ["setpriv", "--reuid", user, "--regid", &gid.to_string(), "--init-groups", "--"].map(str::to_owned).to_vec();
+    let mut out = become_user(user, gid);
     let own = file.display().to_string();
     out.extend(argv.into_iter().map(|a| if a == own { shown.display().to_string() } else { a }));
     Ok((out, uid, gid))

@@ -1,9 +1,13 @@
 //! `service.restart`: by systemd where it runs, else by a command of the release.
 //!
-//! Parameters: `unit` and/or `command` (a list); optional `args` (of the command), `env`, `within` (for the unit to become
+//! Parameters: `unit` and/or `command` (a list); optional `args` and `user` (of the command), `env`, `within` (for the unit to become
 //! active, default 30s).
 
-use super::{Failure, Outcome, outcome, params::Params, script::working_dir};
+use super::{
+    Failure, Outcome, outcome,
+    params::Params,
+    script::{as_account, working_dir},
+};
 use crate::runner::{
     Context,
     process::{self, Spawn},
@@ -17,7 +21,12 @@ pub(super) async fn restart(ctx: &Context, index: u32, p: &Params<'_>, stop: &St
     let command = p.list("command")?;
     let systemd = Path::new("/run/systemd/system").is_dir();
     let cwd = working_dir(&ctx.spec.root);
+    let user = p.opt_text("user")?;
     match unit {
+        Some(unit) if systemd && user.is_some() => Err(format!(
+            "unit {unit} runs as the user that its own file names: `account` is for `command`, remove it or the unit"
+        )
+        .into()),
         Some(unit) if systemd => by_systemd(ctx, index, p, &unit, &cwd, stop).await,
         Some(unit) if command.is_empty() => Err(format!(
             "systemd does not run on this host, so unit {unit} cannot be restarted; give `command` as well"
@@ -27,6 +36,9 @@ pub(super) async fn restart(ctx: &Context, index: u32, p: &Params<'_>, stop: &St
         _ => {
             let mut argv = command;
             argv.extend(p.list("args")?);
+            if let Some(user) = user {
+                argv = as_account(ctx, &user, argv)?;
+            }
             let mut env = ctx.env();
             env.extend(p.map("env")?);
             outcome(process::run(ctx, index, Spawn { argv, cwd: &cwd, env, stdin: None }, stop).await?)

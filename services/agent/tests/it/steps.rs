@@ -159,7 +159,7 @@ async fn values_reach_a_script_as_values_and_its_environment_is_clean() {
     assert_eq!(
         names,
         "['HOME', 'LANG', 'PATH', 'TASK_KEY', 'TRACEPARENT', 'V', 'WINDLASS_ENVIRONMENT', 'WINDLASS_HOST', \
-         'WINDLASS_PROJECT', 'WINDLASS_ROOT', 'WINDLASS_VERSION']"
+         'WINDLASS_OUTPUT', 'WINDLASS_PROJECT', 'WINDLASS_ROOT', 'WINDLASS_VERSION']"
     );
     assert!(!c.root().join("pwned").exists());
     assert!(!c.task_dir(task).join("script-0").exists());
@@ -179,11 +179,28 @@ async fn failures_say_what_happened() {
         (step("s", "script", json!({ "run": "x", "user": "nobody" })), "user"),
         (step("s", "script", json!({ "run": "x", "args": "a b" })), "must be a list of texts"),
         (step("s", "script", json!({})), "`run` is missing"),
+        (step("s", "service.restart", json!({ "command": ["id"], "user": "nobody" })), "user"),
         (step("s", "service.restart", json!({})), "`unit` or `command` is missing"),
         (step("s", "http.check", json!({ "url": "http://127.0.0.1:1/", "within_s": 0.2 })), "cannot be asked"),
     ] {
         let ran = c.run(vec![s]).await;
         assert!(failure(&ran).contains(why), "{why}: {}", failure(&ran));
+    }
+}
+
+/// What restarts a service must never run as somebody else than the flow's account says.
+#[tokio::test]
+async fn a_restart_runs_as_its_account() {
+    use std::os::unix::fs::MetadataExt;
+    let mut c = Control::new().await;
+    std::fs::write(c.state().join("policy.yaml"), "run_as: [nobody]\n").expect("writes");
+    c.start_agent().await;
+    let ran = c.run(vec![step("s", "service.restart", json!({ "command": ["id", "-un"], "user": "nobody" }))]).await;
+    if std::fs::metadata("/proc/self").expect("own process").uid() == 0 {
+        assert_eq!(ran.report.outcome, ReportedOutcome::Succeeded, "{:?}", ran.report);
+        assert_eq!(ran.text().trim(), "nobody");
+    } else {
+        assert!(failure(&ran).contains("runs as root"), "{}", failure(&ran));
     }
 }
 

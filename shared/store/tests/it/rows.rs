@@ -297,6 +297,10 @@ async fn secrets_agents_sessions_and_logs() {
         sessions::upsert(tx, &session("i1", 5)).await.expect("upsert");
         assert!(sessions::touch(tx, agent, "i1", 6, at(4)).await.expect("touch"));
         assert!(!sessions::touch(tx, agent, "i2", 7, at(5)).await.expect("touch"), "another instance says HELLO first");
+        assert!(sessions::set_current(tx, agent, "i1", "shop_beta_1.0.0").await.expect("notes"));
+        assert!(!sessions::set_current(tx, agent, "i2", "x").await.expect("notes"), "not of another instance");
+        let noted = sessions::get(tx, agent).await.expect("get").expect("there").facts;
+        assert_eq!(noted["current_release"], "shop_beta_1.0.0");
         let got = sessions::lock(tx, agent).await.expect("lock").expect("there");
         assert_eq!((got.journal_seq, got.last_seen_at), (6, at(4)));
         assert_eq!(sessions::get(tx, agent).await.expect("get"), Some(got));
