@@ -233,8 +233,8 @@ impl StepRun {
             (Some(About::Until), _) => words(&["done", "again"]),
             (Some(About::Inputs), _) => words(&["skip"]),
             (Some(About::Branch), StepRunKind::Gateway(g)) => {
-                let default = (!g.gateway.default.is_empty()).then(|| "default".to_owned());
-                g.gateway.branches.iter().map(|b| b.name.clone()).chain(default).collect()
+                let named = g.gateway.branches.iter().map(|b| b.name.clone());
+                named.chain(["default".to_owned()]).collect()
             }
             _ => Vec::new(),
         }

@@ -232,6 +232,16 @@ fn an_expression_that_fails_waits_for_a_person_to_choose() {
 }
 
 #[test]
+fn a_person_may_choose_to_go_nowhere() {
+    let up: &[(&str, &str, &[&str])] = &[("up", "steps.p.outputs.x == 1", &["a"])];
+    let steps = vec![central("p", &[]), gateway("g", &["p"], GatewayMode::Exclusive, up, &[]), central("a", &["g"])];
+    let mut w = World::running(facts(steps, 0));
+    w.give("p", json!({}));
+    w.go(Input::Choose { by: ops(), step: "g".into(), branch: "default".into() });
+    assert_eq!((w.state("a"), w.d.state), (StepState::NotTaken, State::Succeeded));
+}
+
+#[test]
 fn a_condition_that_fails_is_answered_with_run_or_skip() {
     for (answer, state) in [("run", StepState::Running), ("skip", StepState::Skipped)] {
         let mut last = central("z", &["p"]);
