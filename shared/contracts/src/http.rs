@@ -216,7 +216,7 @@ pub struct SecretPut {
     /// Kept sealed; no route gives it back. Left out when the value is in Vault.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub value: String,
-    /// `<mount>/<path>#<key>`: where HashiCorp Vault (KV version 2) keeps the value, which is fetched when it is used.
+    /// `<mount>/<path>#<key>`: where Vault (KV version 2) keeps the value, which is fetched when it is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<String>,
 }
@@ -358,6 +358,9 @@ pub struct DeploymentNew {
     pub not_before: Option<DateTime<Utc>>,
     #[serde(default)]
     pub note: String,
+    /// normal (default), or hotfix, which needs a note: some policies let it pass without promotion
+    #[serde(default)]
+    pub kind: Option<String>,
 }
 
 /// A deployment in a list.

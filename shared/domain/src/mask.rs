@@ -267,10 +267,9 @@ fn plain_forms(s: &str, out: &mut BTreeSet<Vec<u8>>) {
     let bytes = s.as_bytes();
     add(bytes);
     base64_forms(bytes, &mut add);
-    for hex in [bytes.iter().map(|b| format!("{b:02x}")).collect::<String>()] {
-        add(hex.as_bytes());
-        add(hex.to_uppercase().as_bytes());
-    }
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    add(hex.as_bytes());
+    add(hex.to_uppercase().as_bytes());
     url_forms(s, &mut add);
     escaped_forms(s, &mut add);
 }

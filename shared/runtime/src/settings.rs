@@ -183,7 +183,7 @@ pub struct Executor {
     pub ansible_playbook: Option<PathBuf>,
 }
 
-/// HashiCorp Vault (KV version 2), for secrets that are kept there.
+/// Vault (KV version 2), for secrets that are kept there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vault {

@@ -1,4 +1,4 @@
-//! Secrets that are kept in HashiCorp Vault (KV version 2) and fetched at the moment they are used. Nothing is cached: a
+//! Secrets that are kept in Vault (KV version 2) and fetched at the moment they are used. Nothing is cached: a
 //! value that was rotated there is the one the next task gets.
 
 use crate::{

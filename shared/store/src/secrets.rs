@@ -1,4 +1,4 @@
-//! Secrets, sealed before they come here, or places in HashiCorp Vault. Writer: api.
+//! Secrets, sealed before they come here, or places in Vault. Writer: api.
 //!
 //! Scopes: `host/<h>`, `environment/<p>/<e>`, `project/<p>`, `group/<g>` for steps, `channel` for notifications, and
 //! `deployment/<id>` for the values of secret inputs.

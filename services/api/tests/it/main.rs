@@ -9,6 +9,7 @@ mod ordered;
 mod plans;
 mod plugins;
 mod races;
+mod secrets;
 mod sources;
 mod streams;
 mod world;

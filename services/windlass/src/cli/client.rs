@@ -182,6 +182,9 @@ pub(crate) struct DeployArgs {
     /// Only these hosts of the environment; may be given many times
     #[arg(long = "host", visible_alias = "hosts", value_name = "HOST", value_delimiter = ',')]
     pub(crate) hosts: Vec<String>,
+    /// A hotfix: may pass where the policy does not ask it to be promoted; say why with --note
+    #[arg(long, requires = "note")]
+    pub(crate) hotfix: bool,
     /// Start not before this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<chrono::DateTime<chrono::Utc>>,
@@ -349,7 +352,7 @@ pub(crate) enum SecretCommand {
         /// Read the value from this file
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
-        /// The value is kept in HashiCorp Vault and fetched when it is used: `<mount>/<path>#<key>`
+        /// The value is kept in Vault and fetched when it is used: `<mount>/<path>#<key>`
         #[arg(long, value_name = "PLACE", conflicts_with = "from")]
         vault: Option<String>,
     },

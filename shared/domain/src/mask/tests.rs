@@ -27,7 +27,7 @@ fn shown(s: &str) -> Vec<(&'static str, String)> {
         ("base64url", URL_SAFE_NO_PAD.encode(s)),
         ("hex", hex(s.as_bytes())),
         ("HEX", hex(s.as_bytes()).to_uppercase()),
-        ("url", url.clone()),
+        ("url", url),
         ("json", serde_json::to_string(s).expect("json").trim_matches('"').to_owned()),
         ("debug", format!("{s:?}")[1..format!("{s:?}").len() - 1].to_owned()),
     ]
