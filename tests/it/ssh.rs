@@ -321,6 +321,14 @@ async fn an_unreachable_host_is_not_started() {
     w.add_host("h1", "ed25519");
     w.apply(&w.catalog(&["h1"], "1", 0, "parallel: 0")).await;
     w.version("shop", "1.0.0", "true").await;
+    // It is known before a release: where a policy asks for that, the release is refused.
+    eventually(PATIENCE, "it was looked at", async || (w.host("h1").await["state"] == "unreachable").then_some(()))
+        .await;
+    w.apply("kind: policy\nname: reach\nconnectivity: { check: refuse }\n").await;
+    let body = json!({ "environment": "beta", "version": "1.0.0" });
+    let (status, refused) = w.send("POST", "/projects/shop/deployments", &w.admin, Some(body)).await.expect("answers");
+    assert!(status == 409 && refused.to_string().contains("h1 are not connected"), "{status} {refused}");
+    w.apply("kind: policy\nname: reach\nconnectivity: { check: alert }\n").await;
     let id = w.deploy("shop", "beta", "1.0.0").await;
     let d = w.until(&id, &["paused"]).await;
     let text = d.to_string();
@@ -331,6 +339,56 @@ async fn an_unreachable_host_is_not_started() {
     w.post(&format!("/deployments/{id}/retry"), json!({})).await;
     w.until(&id, &["succeeded"]).await;
     w.assert_started_once();
+}
+
+/// The link is there and carries nothing: both ends must find that out by themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_link_is_given_up() {
+    let w = one_host(Db::sqlite(), Form::Embedded).await;
+    let gate = w.dir.path().join("gate");
+    w.version("shop", "1.0.0", &waits_for(&gate)).await;
+    let id = w.deploy("shop", "beta", "1.0.0").await;
+    eventually(PATIENCE, "the step runs", async || (w.starts().len() == 1).then_some(())).await;
+    let frozen = connections(w.processes["h1"].pid());
+    assert!(!frozen.is_empty());
+    for pid in &frozen {
+        let _ = Command::new("kill").args(["-STOP", &pid.to_string()]).status();
+    }
+    std::fs::write(&gate, "").expect("gate");
+    w.until(&id, &["succeeded"]).await;
+    assert_eq!(w.starts().len(), 2, "{:?}", w.starts());
+    w.assert_started_once();
+    for pid in &frozen {
+        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_lost_its_state_gets_a_new_identity_and_a_revoked_one_none() {
+    let w = one_host(Db::sqlite(), Form::Embedded).await;
+    let known = |h: &Value| h["agent"]["id"].as_str().map(str::to_owned);
+    let first = eventually(PATIENCE, "an identity", async || known(&w.host("h1").await)).await;
+    // Its state is gone with all it knew, as when the host is installed anew behind the same key.
+    std::fs::remove_dir_all(w.agent_dir("h1")).expect("removed");
+    w.cut("h1");
+    let second =
+        eventually(PATIENCE, "another identity", async || known(&w.host("h1").await).filter(|i| *i != first)).await;
+    w.version("shop", "1.0.0", "true").await;
+    let id = w.deploy("shop", "beta", "1.0.0").await;
+    w.until(&id, &["succeeded"]).await;
+    // Revoked: the same key does not come back by itself.
+    let (status, _) = w.send("POST", &format!("/agents/{second}/revoke"), &w.admin, None).await.expect("answers");
+    assert_eq!(status, 204);
+    eventually(PATIENCE, "the reason", async || {
+        let h = w.host("h1").await;
+        (h["agent"].is_null() && h["ssh"]["error"].as_str().is_some_and(|e| e.contains("was revoked"))).then_some(())
+    })
+    .await;
+    let starts = w.starts().len();
+    let id = w.deploy("shop", "beta", "1.0.0").await;
+    let d = w.until(&id, &["paused"]).await;
+    assert!(d.to_string().contains("was revoked"), "{d:#}");
+    assert_eq!(w.starts().len(), starts);
 }
 
 /// A user of this machine for the test alone, who may become root without a password.
