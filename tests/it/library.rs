@@ -126,9 +126,10 @@ impl Lab {
         d
     }
 
-    /// Goes back from a deployment that was found bad.
-    async fn roll_back(&self, id: &str) {
-        let answer = self.w.post(&format!("/deployments/{id}/rollback"), json!({ "reason": "test" })).await;
+    /// Goes back from a deployment that was found bad; `mode` is `normal` or `emergency`.
+    async fn roll_back(&self, id: &str, mode: &str) {
+        let body = json!({ "reason": "test", "mode": mode });
+        let answer = self.w.post(&format!("/deployments/{id}/rollback"), body).await;
         let back = answer["new_deployment"].as_str().expect("the rollback's id").to_owned();
         self.ends(&back, "succeeded").await;
     }

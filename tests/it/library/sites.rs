@@ -23,7 +23,7 @@ async fn a_static_site_is_switched_at_once_and_back() {
     assert_eq!(lab.get(0, "/VERSION").await, "1.1.0", "the old one still stands");
     lab.w.post(&format!("/deployments/{bad}/abort"), json!({ "reason": "bad package" })).await;
     lab.w.until(&bad, &["aborted"]).await;
-    lab.roll_back(second["id"].as_str().expect("id")).await;
+    lab.roll_back(second["id"].as_str().expect("id"), "normal").await;
     for h in [0, 1] {
         assert_eq!(lab.get(h, "/VERSION").await, "1.0.0");
     }
@@ -53,13 +53,18 @@ async fn the_node_process_is_replaced() {
     assert!(reason.contains("500"), "{reason}");
     assert!(!lab.shared(0, "draining").exists(), "clean-up ran after the failure");
     assert_eq!(lab.get(1, "/version").await, "1.1.0", "the second host was not touched");
-    lab.roll_back(&bad).await;
+    lab.roll_back(&bad, "normal").await;
     answers(&lab, 0, "/health", "1.1.0").await;
     // One that does not even read is found while the old one serves.
     lab.release("1.3.0", &[("server.js", "const = ;")]).await;
     let bad = lab.request("online", json!({ "version": "1.3.0", "inputs": { "port": lab.port } })).await;
     stops(&lab, &bad).await;
     assert_eq!(lab.get(0, "/version").await, "1.1.0");
+    // In an emergency there is no draining and no asking: switched and restarted.
+    let before = lab.get(0, "/pid").await;
+    lab.roll_back(&bad, "emergency").await;
+    answers(&lab, 0, "/version", "1.1.0").await;
+    assert_ne!(lab.get(0, "/pid").await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +90,7 @@ async fn tomcat_starts_anew_with_nothing_left_over() {
     assert!(!runs(&pid), "the old Tomcat ended");
     assert!(left.iter().all(|f| !f.exists()), "work/ and temp/ were cleared");
     assert!(!lab.shared(0, "draining").exists());
-    lab.roll_back(second["id"].as_str().expect("id")).await;
+    lab.roll_back(second["id"].as_str().expect("id"), "normal").await;
     assert_eq!(lab.get(0, "/version.jsp").await, "1.0.0");
 }
 
@@ -120,7 +125,7 @@ async fn php_serves_the_new_code_although_it_never_looks_at_a_file_twice() {
     for _ in 0..10 {
         assert_eq!(lab.php(), "3.0.0", "from every worker");
     }
-    lab.roll_back(third["id"].as_str().expect("id")).await;
+    lab.roll_back(third["id"].as_str().expect("id"), "emergency").await;
     assert_eq!(lab.php(), "2.0.0");
     // Code that does not parse never goes live.
     lab.release("4.0.0", &[("public/index.php", "<?php echo (;")]).await;
