@@ -30,7 +30,7 @@ pub(crate) async fn one_move(store: &Store, id: BundleId) -> Result<Option<Vec<R
     let stored = bundles::get(&mut read, id).await?;
     if let Some(command) = bundles::queued(&mut read, id).await?.into_iter().next() {
         drop(read);
-        return decide(store, id, stored, command).await.map(Some);
+        return Box::pin(decide(store, id, stored, command)).await.map(Some);
     }
     let Some(stored) = stored else { return Ok(None) };
     let now = read.now().await?;
@@ -91,7 +91,7 @@ async fn decide(
             Err(why) => why,
         },
         (_, None) => ("not_found", format!("there is no bundle {id}: its request was refused")),
-        (ask, Some(stored)) => match act(store, cause(), stored, &command, ask).await? {
+        (ask, Some(stored)) => match Box::pin(act(store, cause(), stored, &command, ask)).await? {
             Ok(rings) => return Ok(rings),
             Err(why) => why,
         },

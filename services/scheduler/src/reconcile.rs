@@ -152,7 +152,8 @@ impl Scheduler {
 
     async fn side_due(&self) -> Result<Vec<Side>, Error> {
         let mut tx = self.ctx.store.read().await?;
-        let due = windlass_store::bundles::due(&mut tx).await?;
+        let now = tx.now().await?;
+        let due = windlass_store::bundles::due(&mut tx, now).await?;
         Ok(due.into_iter().map(Side::Bundle).chain([Side::Promotions]).collect())
     }
 
@@ -164,9 +165,9 @@ impl Scheduler {
             let done = match job {
                 Side::Bundle(id) => {
                     let span = tracing::info_span!("reconcile", bundle = %id);
-                    bundles::one_move(store, id).instrument(span).await
+                    Box::pin(bundles::one_move(store, id)).instrument(span).await
                 }
-                Side::Promotions => promotion::next(store).await,
+                Side::Promotions => Box::pin(promotion::next(store)).await,
             };
             match done {
                 Ok(Some(rings)) => self.ring(rings).await,
@@ -184,7 +185,7 @@ impl Scheduler {
         let mut tries = 0;
         for _ in 0..MAX_MOVES {
             let span = tracing::info_span!("reconcile", deployment = %id);
-            match self.one_move(id).instrument(span).await {
+            match Box::pin(self.one_move(id)).instrument(span).await {
                 Ok(Some(rings)) => self.ring(rings).await,
                 Ok(None) => return Ok(()),
                 Err(e) if e.is_retryable() && tries < MAX_TRIES => tries += 1,
@@ -199,7 +200,7 @@ impl Scheduler {
     /// One transaction's worth of progress; `None` when there is nothing to do.
     async fn one_move(&self, id: DeploymentId) -> Result<Option<Vec<Ring>>, Error> {
         let store = &self.ctx.store;
-        if let Some(rings) = decide::next(store, id).await? {
+        if let Some(rings) = Box::pin(decide::next(store, id)).await? {
             return Ok(Some(rings));
         }
         let mut read = store.read().await?;

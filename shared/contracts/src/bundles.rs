@@ -49,7 +49,7 @@ pub struct BundleMemberNew {
 pub struct Bundle {
     pub id: Uuid,
     pub title: String,
-    /// awaiting_approval, running, paused, rolling_back, succeeded, failed, rolled_back, cancelled, rejected, expired
+    /// `awaiting_approval`, running, paused, `rolling_back`, succeeded, failed, `rolled_back`, cancelled, rejected, expired
     pub state: String,
     pub requested_by: String,
     pub requested_at: DateTime<Utc>,
@@ -65,7 +65,7 @@ pub struct BundleMember {
     pub environment: String,
     pub version: String,
     pub needs: Vec<String>,
-    /// waiting, running, stuck, succeeded, failed, skipped, cancelled, rolling_back, rolled_back, rollback_failed
+    /// waiting, running, stuck, succeeded, failed, skipped, cancelled, `rolling_back`, `rolled_back`, `rollback_failed`
     pub state: String,
     pub reason: Option<String>,
     pub deployment: Uuid,

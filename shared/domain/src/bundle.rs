@@ -9,7 +9,7 @@
 //! way first, then those that succeeded, the last one first. It ends
 //! - succeeded: every member succeeded or was skipped, one at least succeeded;
 //! - failed: `on_failure: stop` and a member failed; failed members stay as they are;
-//! - rolled_back: it was rolled back together (members on which nothing had run are cancelled), or every member was alone;
+//! - `rolled_back`: it was rolled back together (members on which nothing had run are cancelled), or every member was alone;
 //! - cancelled, rejected, expired: no member starts any more; those under way when it was cancelled go to their end.
 
 mod progress;
@@ -488,9 +488,14 @@ impl Bundle {
         out
     }
 
-    /// When it must be looked at again though nobody asks.
+    /// When it must be looked at again though nobody asks: its expiry, and the end of a member's rollback after its own.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        (self.state == State::AwaitingApproval).then_some(self.expires_at)
+        let back = self.members.iter().any(|m| m.state == MemberState::RollingBack);
+        match self.state {
+            State::AwaitingApproval => Some(self.expires_at),
+            s if s.is_terminal() && back => self.ended_at,
+            _ => None,
+        }
     }
 }
 

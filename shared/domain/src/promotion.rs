@@ -57,7 +57,7 @@ pub fn check(
     digest: &str,
     verified: &[Verified],
     at: Timestamp,
-) -> Result<Passed, Missing> {
+) -> Result<Passed, Box<Missing>> {
     if to.promote_from.is_empty() || kind == ReleaseKind::Rollback {
         return Ok(Passed::NotAsked);
     }
@@ -68,13 +68,13 @@ pub fn check(
         let names = || (to.project.clone(), from.clone(), to.name.clone(), version.to_owned());
         let Some(v) = verified.iter().find(|v| v.environment == *from) else {
             let (project, from, to, version) = names();
-            return Err(Missing::NotVerified { project, from, to, version, digest: digest.into() });
+            return Err(Missing::NotVerified { project, from, to, version, digest: digest.into() }.into());
         };
         let needed_s = to.verified_for_s();
         let until = v.at + std::time::Duration::from_secs(needed_s);
         if at < until {
             let (project, from, to, version) = names();
-            return Err(Missing::TooSoon { project, from, to, version, needed_s, at: v.at, until });
+            return Err(Missing::TooSoon { project, from, to, version, needed_s, at: v.at, until }.into());
         }
     }
     Ok(Passed::Verified)
@@ -96,7 +96,13 @@ mod tests {
             ..Default::default()
         }
     }
-    fn ask(e: &Environment, kind: ReleaseKind, hotfix: bool, v: &[Verified], now: &str) -> Result<Passed, Missing> {
+    fn ask(
+        e: &Environment,
+        kind: ReleaseKind,
+        hotfix: bool,
+        v: &[Verified],
+        now: &str,
+    ) -> Result<Passed, Box<Missing>> {
         check(e, kind, hotfix, "1.0", "sha256:aa", v, at(now))
     }
 
@@ -116,7 +122,11 @@ mod tests {
         let e = online(&["beta"], Some("10m"));
         let v = [Verified { environment: "beta".into(), at: at("10:00:00") }];
         let soon = ask(&e, ReleaseKind::Normal, false, &v, "10:09:59");
-        assert!(matches!(soon, Err(Missing::TooSoon { until, .. }) if until == at("10:10:00")), "{soon:?}");
+        let until = at("10:10:00");
+        assert!(
+            soon.as_ref().is_err_and(|e| matches!(**e, Missing::TooSoon { until: u, .. } if u == until)),
+            "{soon:?}"
+        );
         assert_eq!(ask(&e, ReleaseKind::Normal, false, &v, "10:10:00"), Ok(Passed::Verified));
     }
 

@@ -95,11 +95,13 @@ pub async fn list(
 
 /// Bundles to look at though no message came: undecided commands, and every one that has not ended, because what its members
 /// do (and what is rolled back for them) is seen only by looking.
-pub async fn due(tx: &mut Tx) -> Result<Vec<BundleId>, Error> {
+pub async fn due(tx: &mut Tx, now: Timestamp) -> Result<Vec<BundleId>, Error> {
     let rows: Vec<(Uuid,)> = sql("SELECT id FROM (
            SELECT bundle_id AS id FROM command_queue WHERE bundle_id IS NOT NULL
            UNION SELECT id FROM bundles WHERE state IN ('awaiting_approval', 'running', 'paused', 'rolling_back')
+           UNION SELECT id FROM bundles WHERE wake_at IS NOT NULL AND wake_at <= $1
          ) AS due LIMIT 1000")
+    .bind(now)
     .fetch_all(tx)
     .await?;
     Ok(rows.into_iter().map(|(id,)| BundleId(id)).collect())

@@ -4,7 +4,7 @@ use crate::{
     call::{Answer, Call, now, ok, page},
     commands::submit_to,
     problem::{Fail, Problem},
-    routes::known,
+    routes::{known, plans},
     table::group_of,
     view,
 };
@@ -22,13 +22,12 @@ use windlass_domain::{
     access::{Permission, Target},
     approval::{self, Approval, Decision},
     bundle::{Bundle, MemberState, State, check_members},
-    catalog::Kind,
     deployment,
     flow::OnFailure,
     ids::BundleId,
     release::{ReleaseKind, RollbackMode},
 };
-use windlass_store::{Tx, artifacts, bundles, catalog, deployments};
+use windlass_store::{Tx, bundles, deployments};
 
 async fn ask(call: &Call, bundle: BundleId, project: &str, ask: BundleAsk) -> Answer {
     submit_to(call, project, None, None, Verb::Bundle { bundle, ask }).await
@@ -79,23 +78,24 @@ pub(crate) async fn create(call: Call) -> Answer {
             let detail = format!("member {name:?} needs the permission `trigger` on project {:?}", m.project);
             return Err(Problem::forbidden(detail).into());
         }
-        if catalog::get(&mut tx, Kind::Environment, &format!("{}/{}", m.project, m.environment)).await?.is_none() {
-            let detail = format!("member {name:?}: project {:?} has no environment {:?}", m.project, m.environment);
+        let wish = http::DeploymentNew {
+            environment: m.environment.clone(),
+            version: m.version,
+            inputs: m.inputs,
+            ..http::DeploymentNew::default()
+        };
+        let asked = plans::asked(&mut tx, &m.project, &wish).await.map_err(|e| in_member(&name, e))?;
+        if let Some(input) = asked.secrets.keys().next() {
+            let detail =
+                format!("member {name:?}: secret inputs are not taken in a bundle; store {input:?} as a secret");
             return Err(Problem::unprocessable(detail, vec![]).into());
         }
-        let Some(a) = artifacts::by_version(&mut tx, &m.project, &m.version).await? else {
-            let detail = format!(
-                "member {name:?}: project {:?} has no artifact of version {:?}; register it first",
-                m.project, m.version
-            );
-            return Err(Problem::unprocessable(detail, vec![]).into());
-        };
         let request = Request {
             deployment: Uuid::now_v7().into(),
             environment: m.environment,
-            artifact: a.artifact.id,
+            artifact: asked.artifact.id,
             kind: ReleaseKind::Normal,
-            inputs: m.inputs,
+            inputs: asked.inputs,
             hosts: m.hosts,
             add_hosts: vec![],
             exclude_hosts: vec![],
@@ -109,6 +109,14 @@ pub(crate) async fn create(call: Call) -> Answer {
     let first = members.first().map(|m| m.project.clone()).unwrap_or_default();
     let request = BundleRequest { title: g.title, note: g.note, on_failure, members };
     ask(&call, BundleId(Uuid::now_v7()), &first, BundleAsk::Request(Box::new(request))).await
+}
+
+/// The fault with the member it is of.
+fn in_member(name: &str, e: Fail) -> Fail {
+    match e {
+        Fail::Problem(p) => Problem { detail: format!("member {name:?}: {}", p.detail), ..*p }.into(),
+        other => other,
+    }
 }
 
 #[utoipa::path(get, path = "/api/v1/bundles", tag = "bundles", params(("state" = Option<String>, Query,), ("limit" = Option<u32>, Query,), ("cursor" = Option<String>, Query,)),

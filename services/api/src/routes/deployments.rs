@@ -23,7 +23,7 @@ use windlass_domain::{
     deployment::State,
     event::Aggregate,
     ids::{CommandId, DeploymentId},
-    release::{ReleaseKind, RollbackMode},
+    release::RollbackMode,
 };
 use windlass_store::{Tx, commands, deployments, hosts, planning, sql, tasks};
 
@@ -34,6 +34,7 @@ const SCANS: usize = 10;
     responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = 409, body = body::Problem), (status = "default", body = body::Problem)))]
 pub(crate) async fn request(call: Call) -> Answer {
     let g: body::DeploymentNew = call.body()?;
+    let kind = plans::kind(&g)?;
     let (project, _) = call.project()?;
     let mut tx = call.store().read().await?;
     let asked = plans::asked(&mut tx, project, &g).await?;
@@ -46,7 +47,7 @@ pub(crate) async fn request(call: Call) -> Answer {
         deployment: id,
         environment: g.environment.clone(),
         artifact: asked.artifact.id,
-        kind: ReleaseKind::Normal,
+        kind,
         inputs: asked.inputs,
         hosts: g.hosts,
         not_before: g.not_before,

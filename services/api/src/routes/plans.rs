@@ -76,6 +76,15 @@ pub(crate) async fn asked(tx: &mut Tx, project: &str, g: &http::DeploymentNew) -
     Ok(Asked { artifact: a.artifact, inputs, secrets })
 }
 
+/// Normal unless a hotfix is asked for; rollbacks are asked for otherwise.
+pub(crate) fn kind(g: &http::DeploymentNew) -> Result<ReleaseKind, Problem> {
+    match g.kind.as_deref() {
+        None | Some("normal") => Ok(ReleaseKind::Normal),
+        Some("hotfix") => Ok(ReleaseKind::Hotfix),
+        Some(other) => Err(Problem::invalid(format!("`kind` must be normal or hotfix, got {other:?}"))),
+    }
+}
+
 /// An environment with its flow and the flow's revision.
 async fn environment(tx: &mut Tx, project: &str, name: &str) -> Result<(Environment, Flow, u64), Fail> {
     let key = format!("{project}/{name}");
@@ -100,7 +109,7 @@ pub(crate) async fn preview(call: Call) -> Answer {
         project,
         environment: &g.environment,
         artifact: a.artifact.id,
-        kind: ReleaseKind::Normal,
+        kind: kind(&g)?,
         inputs: &a.inputs,
         values: &g.values,
         hosts: &g.hosts,

@@ -4,6 +4,7 @@ use crate::{
     call::{Answer, Call, ok},
     commands as submit,
     problem::Problem,
+    routes::plans,
 };
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -81,6 +82,13 @@ pub(crate) async fn promote(call: Call) -> Answer {
         let detail = format!("no version is known good in {project}/{}; deploy one there first", g.from);
         return Err(Problem::conflict("no_last_known_good", detail).into());
     };
+    let wish = http::DeploymentNew {
+        environment: g.to.clone(),
+        version: good.version.clone(),
+        inputs: g.inputs,
+        ..http::DeploymentNew::default()
+    };
+    let asked = plans::asked(&mut tx, project, &wish).await?;
     drop(tx);
     let id: DeploymentId = Uuid::now_v7().into();
     let note = if g.note.is_empty() { format!("promoted from {}", g.from) } else { g.note };
@@ -89,7 +97,7 @@ pub(crate) async fn promote(call: Call) -> Answer {
         environment: g.to.clone(),
         artifact: good.artifact,
         kind: ReleaseKind::Normal,
-        inputs: g.inputs,
+        inputs: asked.inputs,
         hosts: vec![],
         add_hosts: vec![],
         exclude_hosts: vec![],
@@ -97,5 +105,5 @@ pub(crate) async fn promote(call: Call) -> Answer {
         not_before: g.not_before,
         note,
     }));
-    submit::submit(&call, id, &g.to, verb).await
+    submit::submit_with(&call, id, &g.to, verb, &asked.secrets).await
 }

@@ -55,7 +55,8 @@ pub(crate) async fn deploy(args: DeployArgs, api: &Api, out: Out) -> Result<(), 
         return plan::help_inputs(&args.project, &args.environment, api, out).await;
     }
     let asked = plan::ask(&args.project, &args.environment, &args.ask, &args.hosts, api).await?;
-    let body = DeploymentNew { not_before: args.at, note: args.note, ..asked };
+    let kind = args.hotfix.then(|| "hotfix".to_owned());
+    let body = DeploymentNew { not_before: args.at, note: args.note, kind, ..asked };
     let answer = command(api, &format!("/projects/{}/deployments", encode(&args.project)), &body).await?;
     requested(&answer, &args.wait, api, out).await
 }

@@ -263,7 +263,7 @@ impl Step {
                 && matches!(m.state, M::Running | M::Stuck | M::Succeeded | M::Failed | M::Skipped | M::RollbackFailed)
         };
         let which = self.named(names, fits)?;
-        if which.is_empty() && !(names.is_empty() && !self.b.state.is_terminal()) {
+        if which.is_empty() && (self.b.state.is_terminal() || !names.is_empty()) {
             return Err(Refusal::NothingToDo("nothing of that has run on any host".into()));
         }
         let payload = json!({ "by": by, "reason": reason, "members": names });
