@@ -106,7 +106,7 @@ impl Input {
 
     fn file(&self, o: &Map<String, Value>) -> Result<(), String> {
         let keys = ["content", "name", "sha256", "size"];
-        if !o.keys().map(String::as_str).eq(keys) && !(o.len() == 4 && keys.iter().all(|k| o.contains_key(*k))) {
+        if !(o.keys().map(String::as_str).eq(keys) || o.len() == 4 && keys.iter().all(|k| o.contains_key(*k))) {
             return Err(format!("must be a file with {}", keys.join(", ")));
         }
         let text = |k: &str| o.get(k).and_then(Value::as_str).ok_or_else(|| format!("must have a text as `{k}`"));

@@ -1,10 +1,7 @@
 //! Values in scopes, hosts by selector, accounts and files of hosts, and what a plan of thousands of hosts costs.
 
 use super::*;
-use crate::{
-    catalog::Account,
-    flow::StepKind,
-};
+use crate::{catalog::Account, flow::StepKind};
 use std::time::{Duration, Instant};
 
 const FLOW: &str = r#"
@@ -172,6 +169,7 @@ fn cost(hosts: u32) -> Duration {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the figures are what it is run for by hand")]
 fn the_cost_of_a_plan_grows_with_its_hosts_and_no_faster() {
     let (small, large) = (cost(1000), cost(5000));
     let ratio = large.as_secs_f64() / small.as_secs_f64();
