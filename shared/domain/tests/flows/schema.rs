@@ -1,6 +1,7 @@
 //! The JSON Schema: it takes every flow that reads, and the committed file is what the code makes.
 
 use crate::{folder, project, yaml_files};
+use serde_json::{Value, json};
 use windlass_domain::flow::{
     actions::{ACTIONS, Kind, Site},
     json_schema,
@@ -11,7 +12,7 @@ fn it_takes_every_good_flow() {
     let schema = jsonschema::draft202012::new(&json_schema()).expect("a schema");
     let files = [folder("good"), project().join("ops/flows")].map(|f| yaml_files(&f)).concat();
     for (name, text) in files {
-        for value in serde_saphyr::from_multiple::<serde_json::Value>(&text).expect(&name) {
+        for value in serde_saphyr::from_multiple::<Value>(&text).expect(&name) {
             if value.get("flow").is_none() {
                 continue;
             }
@@ -75,4 +76,44 @@ fn the_reference_lists_the_actions() {
         format!("## Actions\n{after}") == made,
         "ops/docs/flows.md is out of date: UPDATE=1 cargo test -p windlass-domain --test flows"
     );
+}
+
+/// Each is wrong in one way that the schema can tell.
+#[test]
+fn it_refuses_wrong_shapes_one_by_one() {
+    let schema = jsonschema::draft202012::new(&json_schema()).expect("a schema");
+    let flow = |step: Value| json!({ "flow": "f", "steps": [step] });
+    let host = |step: Value| flow(json!({ "id": "r", "waves": 1, "steps": [step] }));
+    let branches = |l: Value| flow(json!({ "id": "g", "exclusive": l }));
+    let good = [
+        flow(json!({ "id": "a", "uses": "wait", "with": { "for": "1s" } })),
+        host(json!({ "uses": "service.restart", "with": { "unit": "x" } })),
+        branches(json!([{ "if": "true", "to": "a" }, { "default": [] }])),
+        flow(json!({ "id": "g", "parallel": ["a"] })),
+    ];
+    assert!(good.iter().all(|v| schema.is_valid(v)));
+    let wrong = [
+        json!({ "steps": [] }),
+        flow(json!({ "id": "a", "uses": "wait" })),
+        flow(json!({ "id": "a", "uses": "wait", "with": { "for": 5 } })),
+        flow(json!({ "id": "a", "uses": "wait", "with": { "for": "1s", "x": 1 } })),
+        flow(json!({ "id": "a", "uses": "script", "with": { "run": "x" } })),
+        flow(json!({ "id": "a", "uses": "wait", "with": { "for": "1s" }, "waves": 1 })),
+        flow(json!({ "id": "A", "uses": "wait", "with": { "for": "1s" } })),
+        flow(json!({ "id": "g", "parallel": 5 })),
+        flow(json!({ "id": "g", "parallel": ["a"], "if": "true" })),
+        flow(json!({ "id": "r", "waves": 1 })),
+        flow(json!({ "id": "r", "waves": 1, "parallel": ["a"], "steps": [{ "uses": "artifact.fetch" }] })),
+        host(json!({ "uses": "wait", "with": { "for": "1s" } })),
+        host(json!({ "uses": "service.restart", "with": { "unit": "x", "command": ["y"] } })),
+        host(json!({ "uses": "artifact.fetch", "always": "yes" })),
+        branches(json!([{ "to": "a" }, { "default": [] }])),
+        branches(json!([{ "if": "true" }, { "default": [] }])),
+        branches(json!([{ "if": "true", "to": "a" }, { "if": "true", "to": "b" }])),
+        branches(json!([{ "if": "true", "to": "a" }, { "default": [] }, { "default": [] }])),
+        branches(json!([{ "default": [] }])),
+    ];
+    for v in wrong {
+        assert!(!schema.is_valid(&v), "{v}");
+    }
 }
