@@ -28,7 +28,7 @@ fn plans_and_specs_hold_references_only() {
     assert_eq!(reference::scan(&with), [secret("db-password"), secret("input.token"), secret("other"), own]);
     let text = with["env"]["A"].as_str().expect("text");
     assert_eq!(text, "x \u{FDD0}secret:db-password\u{FDD1} \u{FDD0}secret:input.token\u{FDD1}");
-    assert_eq!(with["env"]["B"], json!("h1 \u{FDD0}secret:other\u{FDD1}"));
+    assert_eq!(with["env"]["B"], json!("web-1 \u{FDD0}secret:other\u{FDD1}"));
 }
 
 /// The parser tells most of these earlier; a secret input reaches every place where a text may be.
