@@ -102,7 +102,7 @@ pub enum DownBody {
     WhoAreYou,
 }
 
-/// Secret values on their way to one task of one agent: the JSON of a map from name to value, in a NaCl box from the
+/// Secret values on their way to one task of one agent: the JSON of a map from name to value, in a `NaCl` box from the
 /// executor's one-time key to the agent's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedSecrets {
