@@ -3,6 +3,12 @@
 //! Responses are types of their own, so that no stored secret can slip into one. Documents whose shape belongs to the
 //! domain (`doc`, `plan`, `payload`) are passed on as JSON.
 
+mod verbs;
+
+pub use verbs::{
+    AcceptBody, ChooseBody, ConfirmBody, DecisionBody, HostsBody, HostsReasonBody, NoBody, ReasonBody, RollbackBody,
+};
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -549,80 +555,6 @@ pub struct PlanView {
     pub plan: serde_json::Value,
     /// Against what the hosts and the environment are now.
     pub report: crate::preview::PlanReport,
-}
-
-/// Body of `approve` and `reject`. `digest` is the plan's, as the person saw it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DecisionBody {
-    pub digest: String,
-    #[serde(default)]
-    pub comment: String,
-}
-
-/// Body of `cancel`, `pause` and `abort`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ReasonBody {
-    #[serde(default)]
-    pub reason: String,
-}
-
-/// Body of `resume`: nothing.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NoBody {}
-
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ConfirmBody {
-    /// From 0.
-    pub wave: u32,
-}
-
-/// Body of `choose`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ChooseBody {
-    /// Id of the step that asks.
-    pub step: String,
-    /// One of its `choices`.
-    pub branch: String,
-}
-
-/// Body of `accept`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AcceptBody {
-    /// Digest of the plan that was read.
-    pub digest: String,
-}
-
-/// Body of `retry` and `skip`. No hosts: all that failed.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HostsBody {
-    #[serde(default)]
-    pub hosts: Vec<String>,
-}
-
-/// Body of `ignore` (no hosts: all that failed), `exclude` and `override` (hosts are named).
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HostsReasonBody {
-    #[serde(default)]
-    pub hosts: Vec<String>,
-    pub reason: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RollbackBody {
-    /// normal (default) or emergency
-    #[serde(default)]
-    pub mode: Option<String>,
-    #[serde(default)]
-    pub reason: String,
 }
 
 /// A command and what became of it. 200: accepted; 202: stored, not decided yet (look at `url`). A refusal is a 409
