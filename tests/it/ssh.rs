@@ -341,6 +341,26 @@ async fn an_unreachable_host_is_not_started() {
     w.assert_started_once();
 }
 
+/// Stopped processes, which end with the test however it ends.
+struct Frozen(Vec<u32>);
+
+impl Frozen {
+    fn of(pids: Vec<u32>) -> Frozen {
+        for pid in &pids {
+            let _ = Command::new("kill").args(["-STOP", &pid.to_string()]).status();
+        }
+        Frozen(pids)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        }
+    }
+}
+
 /// The link is there and carries nothing: both ends must find that out by themselves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_link_is_given_up() {
@@ -349,18 +369,12 @@ async fn a_frozen_link_is_given_up() {
     w.version("shop", "1.0.0", &waits_for(&gate)).await;
     let id = w.deploy("shop", "beta", "1.0.0").await;
     eventually(PATIENCE, "the step runs", async || (w.starts().len() == 1).then_some(())).await;
-    let frozen = connections(w.processes["h1"].pid());
-    assert!(!frozen.is_empty());
-    for pid in &frozen {
-        let _ = Command::new("kill").args(["-STOP", &pid.to_string()]).status();
-    }
+    let frozen = Frozen::of(connections(w.processes["h1"].pid()));
+    assert!(!frozen.0.is_empty());
     std::fs::write(&gate, "").expect("gate");
     w.until(&id, &["succeeded"]).await;
     assert_eq!(w.starts().len(), 2, "{:?}", w.starts());
     w.assert_started_once();
-    for pid in &frozen {
-        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
