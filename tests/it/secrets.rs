@@ -342,7 +342,7 @@ async fn canary(db: Db) {
     let finder = Finder::new(&canaries);
     let found: Vec<String> =
         places.iter().filter_map(|(name, bytes)| Some(format!("{name}: {}", finder.find(bytes)?))).collect();
-    assert!(found.is_empty(), "{:#?}\n{ended:#}", found);
+    assert!(found.is_empty(), "{found:#?}\n{ended:#}");
     // The search itself finds what is there.
     assert!(finder.find(&std::fs::read(&exempt[0]).expect("file")).is_some());
 

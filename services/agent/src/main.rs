@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 use std::{io::Read, path::PathBuf, process::ExitCode};
-use windlass_agent::{agent, dispatch::Dispatch, enroll, identity::Identity, journal, runner, settings::Settings, stdio};
+use windlass_agent::{
+    agent, dispatch::Dispatch, enroll, identity::Identity, journal, runner, settings::Settings, stdio,
+};
 
 #[derive(Debug, Parser)]
 #[command(name = "windlass-agent", version, about = "Carries out Windlass deployments on this host")]

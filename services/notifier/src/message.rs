@@ -171,9 +171,9 @@ fn headline(what: &str) -> String {
 
 fn todo(what: &str, severity: Severity) -> Option<&'static str> {
     match (what, severity) {
-        ("deployment.awaiting_approval" | "deployment.plan_changed", _) => {
-            Some("Review the plan, then approve, reject or accept it in the console or with `windlass approve` or `accept`.")
-        }
+        ("deployment.awaiting_approval" | "deployment.plan_changed", _) => Some(
+            "Review the plan, then approve, reject or accept it in the console or with `windlass approve` or `accept`.",
+        ),
         ("deployment.awaiting_confirmation", _) => Some("Look at the first hosts, then confirm or abort."),
         ("deployment.paused" | "deployment.needs_intervention", _) => {
             Some("Decide how it goes on: retry, skip, ignore, exclude the host, abort or roll back.")

@@ -8,6 +8,6 @@ pub mod envelope;
 pub mod frames;
 pub mod http;
 pub mod preview;
-pub mod stdio;
 pub mod sealed;
+pub mod stdio;
 pub mod subjects;

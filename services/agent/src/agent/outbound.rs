@@ -34,7 +34,13 @@ impl Agent {
         if now >= self.beat_at {
             self.beat_at = now + HEARTBEAT.mul_f64(rand::random_range(0.8..1.2));
             let running = self.dispatch.running().into_iter().map(|(t, _)| t).collect();
-            self.link.send(UpBody::Heartbeat { journal_seq: self.journal.seq(), running, current: facts::current(&self.root) }).await;
+            self.link
+                .send(UpBody::Heartbeat {
+                    journal_seq: self.journal.seq(),
+                    running,
+                    current: facts::current(&self.root),
+                })
+                .await;
         }
         let mut next = self.beat_at.min(self.hello.as_ref().map_or(Duration::MAX, |h| h.at));
         for (task, retry) in &mut self.results {

@@ -86,7 +86,12 @@ pub(crate) fn table() -> Table {
     add.to(&post, "/api/v1/projects/{project}/deployments", May(Trigger, On::Project), deployments::request);
     add.to(&post, "/api/v1/projects/{project}/plan", May(Trigger, On::Project), plans::preview);
     add.to(&get, "/api/v1/projects/{project}/environments/{environment}/form", May(View, On::Project), plans::form);
-    add.to(&get, "/api/v1/projects/{project}/environments/{environment}/values", May(View, On::Project), plans::explain);
+    add.to(
+        &get,
+        "/api/v1/projects/{project}/environments/{environment}/values",
+        May(View, On::Project),
+        plans::explain,
+    );
     add.to(&get, "/api/v1/drift", May(View, On::Rows), plans::drift);
     add.to(&get, "/api/v1/deployments", May(View, On::Rows), deployments::list);
     add.to(&get, "/api/v1/deployments/{id}", May(View, On::Deployment), deployments::get);

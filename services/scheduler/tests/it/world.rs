@@ -88,11 +88,7 @@ impl World {
         let mut items = vec![Item::Flow { project: "shop".into(), flow, source: String::new() }];
         for h in hosts {
             let name = (*h).to_owned();
-            items.push(Item::Host(Host {
-                name,
-                address: "127.0.0.1".into(),
-                ..Host::default()
-            }));
+            items.push(Item::Host(Host { name, address: "127.0.0.1".into(), ..Host::default() }));
         }
         items.push(Item::Environment(Environment {
             project: "shop".into(),

@@ -60,7 +60,9 @@ pub(crate) async fn run(command: Command, connection: &Connection) -> Result<(),
         Command::Hosts { command: Some(HostsCommand::Lock { host, reason }) } => {
             admin::lock_host(&host, reason, &api()?, out).await
         }
-        Command::Hosts { command: Some(HostsCommand::Unlock { host }) } => admin::unlock_host(&host, &api()?, out).await,
+        Command::Hosts { command: Some(HostsCommand::Unlock { host }) } => {
+            admin::unlock_host(&host, &api()?, out).await
+        }
         Command::Hosts { command: Some(HostsCommand::ScanKey(a)) } => ssh::scan_key(&a, api(), out).await,
         Command::Enroll(a) => admin::enroll(&a, &api()?, out).await,
         Command::Audit(c) => audit::run(c, api, out).await,
