@@ -91,20 +91,27 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
     // In this task, so that its end releases the claims before the parts they need are stopped.
     let claims = claims::run(Arc::clone(&shared), bells);
     tokio::pin!(claims);
-    let ended = tokio::select! {
-        () = &mut claims => None,
-        part = parts.join_next() => Some(match part {
-            Some(Ok(name)) => name,
-            _ => "a part that broke",
-        }),
+    let ended = loop {
+        tokio::select! {
+            () = &mut claims => break None,
+            part = parts.join_next(), if !parts.is_empty() => {
+                // A part that ends because of the shutdown must not take the release of the claims with it.
+                if !ctx.shutdown.is_cancelled() {
+                    break Some(match part {
+                        Some(Ok(name)) => name,
+                        _ => "a part that broke",
+                    });
+                }
+            }
+        }
     };
     parts.shutdown().await;
     agents_bus.close().await;
     match ended {
-        Some(name) if !ctx.shutdown.is_cancelled() => {
+        Some(name) => {
             ctx.health.failing("executor", format!("{name} ended"));
             Err(Error::Ended(name))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }

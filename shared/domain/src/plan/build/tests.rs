@@ -1,4 +1,4 @@
-//! Plans: what they resolve, what they refuse, how fast they are.
+//! Plans: what they resolve and what they refuse.
 
 use super::*;
 use crate::{
@@ -401,19 +401,6 @@ fn each_spec_is_proven_and_no_other_is() {
         }
     }
     assert!(tried > 60, "{tried}");
-}
-
-#[test]
-fn five_thousand_hosts_are_planned_quickly() {
-    let w = world(FLOW, 5000);
-    let begun = std::time::Instant::now();
-    let p = w.plan();
-    let tree = PlanTree::new(&p).expect("tree");
-    for h in 0..500 {
-        tree.offer(&p, "rollout", h).expect("offer");
-    }
-    // Generous for a loaded machine and an unoptimised build; quadratic work would take minutes.
-    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
 }
 
 mod graph;

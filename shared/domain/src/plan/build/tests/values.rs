@@ -1,8 +1,7 @@
 //! Values in scopes, hosts by selector, accounts and files of hosts, and what a plan of thousands of hosts costs.
 
 use super::*;
-use crate::{catalog::Account, flow::StepKind};
-use std::time::{Duration, Instant};
+use crate::catalog::Account;
 
 const FLOW: &str = r#"
 flow: web
@@ -141,38 +140,4 @@ fn the_digest_knows_no_release_id() {
     assert_eq!(w.plan().digest().expect("digest"), before);
     w.release.values = values(&[("unused", "1")]);
     assert_ne!(w.plan().digest().expect("digest"), before, "values are a part of it");
-}
-
-fn large(hosts: u32) -> World {
-    let steps: String = (0..5)
-        .map(|i| format!("      - {{ id: s{i}, uses: script, with: {{ run: \"true\", env: {{ R: \"${{{{ host.values.rack }}}}\", V: \"${{{{ values.a }}}}\" }} }} }}\n"))
-        .collect();
-    let mut w =
-        world(&format!("flow: web\nsteps:\n  - id: rollout\n    waves: \"1 10% *2\"\n    steps:\n{steps}"), hosts);
-    w.environment.values = values(&[("a", "1")]);
-    w
-}
-
-/// Plan and digest, the better of three.
-fn cost(hosts: u32) -> Duration {
-    let w = large(hosts);
-    assert!(matches!(w.release.flow.steps[0].kind, StepKind::Rollout(_)));
-    (0..3)
-        .map(|_| {
-            let begun = Instant::now();
-            let digest = w.plan().digest().expect("digest");
-            assert_eq!(digest.leaves, u64::from(hosts));
-            begun.elapsed()
-        })
-        .min()
-        .unwrap_or_default()
-}
-
-#[test]
-#[expect(clippy::print_stdout, reason = "the figures are what it is run for by hand")]
-fn the_cost_of_a_plan_grows_with_its_hosts_and_no_faster() {
-    let (small, large) = (cost(1000), cost(5000));
-    let ratio = large.as_secs_f64() / small.as_secs_f64();
-    assert!(ratio < 8.0, "1000 hosts took {small:?}, 5000 took {large:?}: {ratio:.1} times as long");
-    println!("plan and digest: 100 hosts {:?}, 1000 hosts {small:?}, 5000 hosts {large:?}", cost(100));
 }

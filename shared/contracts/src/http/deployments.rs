@@ -1,0 +1,290 @@
+//! Deployments: requests, what is shown of them, and their streams.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentNew {
+    pub environment: String,
+    pub version: String,
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Object>)]
+    pub inputs: BTreeMap<String, serde_json::Value>,
+    /// Empty: all hosts of the environment.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Temporary hosts: catalogued ones that take part though they do not belong to the environment.
+    #[serde(default)]
+    pub add_hosts: Vec<String>,
+    /// Hosts of the environment that take no part.
+    #[serde(default)]
+    pub exclude_hosts: Vec<String>,
+    /// Values of the release's own scope, over all others.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Object>)]
+    pub values: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    pub not_before: Option<DateTime<Utc>>,
+    #[serde(default)]
+    pub note: String,
+    /// normal (default), or hotfix, which needs a note: some policies let it pass without promotion
+    #[serde(default)]
+    pub kind: Option<String>,
+}
+
+/// A deployment in a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Deployment {
+    pub id: Uuid,
+    pub project: String,
+    pub environment: String,
+    pub version: String,
+    /// normal, hotfix or rollback
+    pub kind: String,
+    pub state: String,
+    pub requested_by: String,
+    pub requested_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub updated_at: DateTime<Utc>,
+    pub waiting_on: Vec<WaitingOn>,
+    pub hosts: HostCounts,
+}
+
+/// One thing it waits for: the sentence for people, and the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WaitingOn {
+    /// approval, time, lock, hosts, step, confirmation, bake, intervention, unknown, operator
+    pub on: String,
+    pub text: String,
+    /// Fields by kind: rule, have, quorum, people, until, step, wave, hosts, reason, by, holder, ahead
+    #[schema(value_type = Object)]
+    pub data: serde_json::Value,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostCounts {
+    pub total: u32,
+    pub succeeded: u32,
+    pub failed: u32,
+    pub running: u32,
+    pub waiting: u32,
+    pub unknown: u32,
+    /// Stopped, excluded, ignored or never started.
+    pub other: u32,
+}
+
+/// Everything about a deployment but its plan and logs. Its `ETag` is `"<revision>"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentDetail {
+    #[serde(flatten)]
+    pub summary: Deployment,
+    pub revision: u64,
+    pub release: Uuid,
+    pub note: String,
+    pub pool: String,
+    pub only_hosts: Vec<String>,
+    pub plan_digest: String,
+    /// Approval rules and how far each is met.
+    pub rules: Vec<RuleState>,
+    pub approvals: Vec<Approval>,
+    pub not_before: Option<DateTime<Utc>>,
+    pub expires_at: DateTime<Utc>,
+    pub steps: Vec<Step>,
+    pub pause: Option<By>,
+    /// Why it ended, where it did not simply succeed.
+    pub end: Option<By>,
+    /// The deployment this one goes back from.
+    pub rollback_of: Option<Uuid>,
+    pub rollback_mode: Option<String>,
+    /// The rollback that was requested for this deployment.
+    pub rolled_back_by: Option<Uuid>,
+    /// What this person may press now: approve, reject, cancel, pause ... by right and by state.
+    pub actions: Vec<String>,
+    /// Last event of its stream; `events?` resumes from here with `Last-Event-ID`.
+    pub last_event: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RuleState {
+    pub name: String,
+    pub quorum: u32,
+    pub have: u32,
+    pub people: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct By {
+    pub who: String,
+    pub reason: String,
+    pub at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Approval {
+    pub person: String,
+    /// approve or reject
+    pub decision: String,
+    pub plan_digest: String,
+    pub comment: String,
+    pub at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Step {
+    pub id: String,
+    pub needs: Vec<String>,
+    /// `all`, `any` or `done`: what must have become of the steps it needs.
+    pub join: String,
+    /// waiting, running, succeeded, failed, skipped, `not_taken`, stopped
+    pub state: String,
+    /// central, rollout, gateway or subflow (its way in ends in `/enter`)
+    pub kind: String,
+    /// Central steps only.
+    pub action: Option<String>,
+    pub attempt: Option<u32>,
+    pub reason: Option<String>,
+    /// Gateways only: the steps it went on to.
+    pub taken: Vec<String>,
+    /// What a person may answer to `choose`; empty unless an expression of the step failed.
+    pub choices: Vec<String>,
+    /// Repeated steps only: runs begun, and the most there may be.
+    pub runs: Option<u32>,
+    pub max_runs: Option<u32>,
+    /// What it gave so far.
+    #[schema(value_type = Object)]
+    pub outputs: serde_json::Map<String, serde_json::Value>,
+    /// Rollouts only.
+    pub waves: Vec<Wave>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Wave {
+    /// From 0, as in `confirm`.
+    pub index: u32,
+    /// waiting, running, confirming, baking, succeeded, failed, stopped
+    pub state: String,
+    pub bake_until: Option<DateTime<Utc>>,
+    pub hosts: Vec<HostRun>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostRun {
+    pub host: String,
+    /// waiting, running, succeeded, failed, `hand_stopped`, `auto_stopped`, `not_started`, unknown, ignored, excluded
+    pub state: String,
+    pub attempt: u32,
+    pub failed_step: Option<u32>,
+    pub reason: Option<String>,
+    /// The latest attempt's task, once there is one.
+    pub task: Option<Task>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Task {
+    pub id: Uuid,
+    pub host: String,
+    pub step: String,
+    pub attempt: u32,
+    /// pending, offered, granted, succeeded, failed, cancelled, `not_started`, unknown, overridden
+    pub state: String,
+    pub reason: Option<String>,
+    pub offered_at: Option<DateTime<Utc>>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub settled_at: Option<DateTime<Utc>>,
+    pub steps: Vec<TaskStep>,
+    pub log_bytes: Option<u64>,
+    pub log_dropped: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskStep {
+    pub index: u32,
+    /// succeeded, failed, `timed_out`, cancelled, skipped
+    pub outcome: String,
+    pub exit_code: Option<i32>,
+    pub message: String,
+    pub started_at: DateTime<Utc>,
+    pub ended_at: DateTime<Utc>,
+    pub left_processes: u32,
+}
+
+/// The plan as approved: hosts, steps, waves, gates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PlanView {
+    pub deployment: Uuid,
+    pub digest: String,
+    #[schema(value_type = Object)]
+    pub plan: serde_json::Value,
+    /// Against what the hosts and the environment are now.
+    pub report: crate::preview::PlanReport,
+}
+
+/// A command and what became of it. 200: accepted; 202: stored, not decided yet (look at `url`). A refusal is a 409
+/// [`Problem`] whose `code` is the outcome's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Command {
+    pub id: Uuid,
+    pub verb: String,
+    pub project: String,
+    pub environment: Option<String>,
+    /// The deployment it is about; for a rollback, see `new_deployment`.
+    pub deployment: Option<Uuid>,
+    /// The deployment a `request` or `rollback` makes.
+    pub new_deployment: Option<Uuid>,
+    /// The bundle it is about, or makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Uuid>,
+    pub actor: String,
+    /// pending, accepted or refused
+    pub state: String,
+    /// `ok`, `not_found`, `wrong_state`, `plan_changed`, `own_request`, `already_decided`, `not_asked`, `invalid`,
+    /// `nothing_to_do`, `no_last_known_good`; empty while pending
+    pub code: String,
+    pub detail: String,
+    pub created_at: DateTime<Utc>,
+    pub decided_at: Option<DateTime<Utc>>,
+    /// `/api/v1/commands/<id>`
+    pub url: String,
+}
+
+/// An event of a deployment's stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StreamEvent {
+    pub id: Uuid,
+    /// Also the SSE id.
+    pub seq: u64,
+    /// `deployment.approved`, `task.settled` ...
+    pub what: String,
+    pub severity: String,
+    pub actor: String,
+    pub at: DateTime<Utc>,
+    #[schema(value_type = Object)]
+    pub payload: serde_json::Value,
+}
+
+/// Last message of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StreamEnd {
+    /// The deployment's terminal state; `unauthorized` when the token was revoked meanwhile.
+    pub state: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogChunk {
+    /// Place in the deployment's log, from 1; also the SSE id.
+    pub n: u64,
+    pub task: Uuid,
+    pub seq: u64,
+    pub host: String,
+    pub step: String,
+    /// out, err or note
+    pub stream: String,
+    pub at: DateTime<Utc>,
+    /// Base64 of the raw bytes: terminal sequences and broken UTF-8 included, so show them with care.
+    pub data: String,
+}
