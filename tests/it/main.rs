@@ -13,5 +13,6 @@ mod plugins;
 mod race;
 mod secrets;
 mod ssh;
+mod targets;
 mod tidy;
 mod world;
