@@ -156,6 +156,8 @@ fn step(s: &windlass_domain::deployment::StepRun, latest: &BTreeMap<(&str, &str)
             for (index, w) in (0u32..).zip(&r.waves) {
                 let (state, bake_until) = match w.state {
                     WaveState::Baking { until } => ("baking", Some(until)),
+                    WaveState::Probing { until } => ("probing", Some(until)),
+                    WaveState::Retrying { at } => ("retrying", Some(at)),
                     WaveState::Waiting => ("waiting", None),
                     WaveState::Running => ("running", None),
                     WaveState::Confirming => ("confirming", None),

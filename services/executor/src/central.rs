@@ -127,6 +127,7 @@ async fn settle(shared: &Shared, claim: &Claim, step: &CentralWork, done: &Done)
     works::lock_desired(&mut tx, claim.work.id).await?;
     let now = tx.now().await?;
     let result = WorkResult::Central {
+        class: None,
         succeeded: done.failed.is_none(),
         reason: done.failed.clone(),
         output: done.output.clone(),

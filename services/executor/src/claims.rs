@@ -1,6 +1,6 @@
 //! Takes works of our pools and drives each in a task of its own. Doorbells say when to look; the database says what there is.
 
-use crate::{central, error::Stop, late, shared::Shared, wave::Wave};
+use crate::{central, error::Stop, late, probes, shared::Shared, wave::Wave};
 use futures::{StreamExt, stream::SelectAll};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
@@ -116,6 +116,7 @@ async fn drive(
         }
         match claim.work.spec.clone() {
             WorkSpec::Wave(wave) => Box::pin(Wave::drive(shared, claim, wave, bell, stop)).await,
+            WorkSpec::Probe(probe) => Box::pin(probes::drive(shared, claim, probe, bell, stop)).await,
             WorkSpec::Central(step) => Box::pin(central::drive(shared, claim, step, bell, stop)).await,
         }
     };

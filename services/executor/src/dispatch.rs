@@ -330,6 +330,9 @@ pub(crate) fn result(board: &Board, changed: &[StoredTask]) -> Option<WorkResult
             outputs.extend(outputs_of(t, names));
         }
         Some(HostResult {
+            class: None,
+            exit_code: None,
+            failed_id: None,
             host: h.host.clone(),
             attempt: h.attempt,
             outcome: t.outcome()?,
@@ -395,6 +398,9 @@ pub(crate) fn events_of(before: &Task, after: &Task, step: &str, steps: &[String
 /// A task row before anything happened to it.
 pub(crate) fn fresh(id: TaskId, host: &WaveHost, agent: Option<AgentId>) -> Task {
     Task {
+        class: None,
+        stop: None,
+        traffic: None,
         id,
         host: host.host.clone(),
         agent,

@@ -15,6 +15,7 @@ mod logs;
 mod metrics;
 mod plans;
 mod plugins;
+mod probes;
 mod program;
 mod secrets;
 mod shared;

@@ -300,7 +300,7 @@ async fn carry_out(
                 None
             }
             Effect::Retry { deployment, by } => {
-                let input = deployment::Input::Retry { by, hosts: vec![] };
+                let input = deployment::Input::Retry { step: None, whole_wave: false, by, hosts: vec![] };
                 if let Some(Err(r)) = tell(change, deployment, input).await? {
                     return Ok(Err((r.code(), r.to_string())));
                 }

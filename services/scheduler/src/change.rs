@@ -14,7 +14,7 @@ use windlass_domain::{
     task::TaskState,
     work::{Desired, Work},
 };
-use windlass_store::{Store, Tx, decisions, deployments, events, tasks, works};
+use windlass_store::{Store, Tx, decisions, deployments, events, marks, tasks, works};
 
 /// Who makes the change, for events and audit.
 #[derive(Debug, Clone)]
@@ -163,7 +163,8 @@ impl Change {
 
     async fn effects(&mut self, d: &mut Deployment, mut effects: Vec<Effect>) -> Result<(), Error> {
         // Rows are locked in one order everywhere: works before event heads. An executor's turn does the same.
-        effects.sort_by_key(|e| *e != Effect::AbortWorks);
+        let works = |e: &Effect| matches!(e, Effect::AbortWorks | Effect::AbortWork(_) | Effect::HoldWorks(_));
+        effects.sort_by_key(|e| !works(e));
         for e in effects {
             match e {
                 Effect::Event { what, severity, payload } => self.event(d, what, severity, payload).await?,
@@ -198,6 +199,36 @@ impl Change {
                     request::rollback(self, d, mode, id, &by).await?;
                 }
                 Effect::TellRolledBack { of } => self.tell_rolled_back(of).await?,
+                Effect::HoldWorks(hold) => {
+                    works::hold(&mut self.tx, d.id, hold).await?;
+                    let ids = d.works_in_flight();
+                    self.rings.extend(ids.into_iter().map(|id| Ring::Work { pool: d.pool.clone(), id }));
+                }
+                Effect::AbortWork(id) => {
+                    works::abort_one(&mut self.tx, id).await?;
+                    self.rings.push(Ring::Work { pool: d.pool.clone(), id });
+                }
+                Effect::StopTasks { hosts, by, reason } => {
+                    for t in tasks::of_deployment(&mut self.tx, d.id).await? {
+                        if !t.task.state.is_settled() && hosts.contains(&t.task.host) {
+                            let (task, by, reason) = (t.task.id, by.clone(), reason.clone());
+                            let stop = tasks::Stop { task, by, reason, at: self.now };
+                            tasks::insert_stop(&mut self.tx, t.work, &stop).await?;
+                            self.rings.push(Ring::Work { pool: d.pool.clone(), id: t.work });
+                        }
+                    }
+                }
+                Effect::Hold { by, reason } => {
+                    let hold = marks::Hold {
+                        project: d.project.clone(),
+                        environment: d.environment.clone(),
+                        by,
+                        reason,
+                        at: self.now,
+                        deployment: Some(d.id),
+                    };
+                    marks::hold(&mut self.tx, &hold).await?;
+                }
                 Effect::OverrideTasks { hosts, by, reason } => {
                     for t in tasks::of_deployment(&mut self.tx, d.id).await? {
                         if t.task.state == TaskState::Unknown && hosts.contains(&t.task.host) {

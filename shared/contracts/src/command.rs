@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use windlass_domain::{
     Timestamp,
     approval::Approval,
-    flow::OnFailure,
+    flow::{OnFailure, Phase},
     ids::{ArtifactId, BundleId, CommandId, DeploymentId},
     release::{ReleaseKind, RollbackMode},
 };
@@ -54,10 +54,46 @@ pub enum Verb {
         step: String,
         branch: String,
     },
-    /// New attempt of the failed hosts (or these of them), at the step that failed.
+    /// A person answers for what the deployment waits for.
+    Claim {
+        #[serde(default)]
+        take_over: bool,
+        #[serde(default)]
+        reason: String,
+    },
+    Unclaim,
+    /// New attempt of the failed hosts (or these of them), at the step that failed. Of a deployment that ended failed or
+    /// aborted: takes it up again.
     Retry {
         #[serde(default)]
         hosts: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<String>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        whole_wave: bool,
+        /// Inputs that are to be others from here on: the plan is made anew and has to be approved.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        inputs: BTreeMap<String, serde_json::Value>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+    /// Stops hosts that run.
+    Stop {
+        hosts: Vec<String>,
+        reason: String,
+    },
+    /// Calls a central step that runs failed.
+    Fail {
+        step: String,
+        reason: String,
+    },
+    /// Calls a failed step, or failed hosts, well.
+    Succeed {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<String>,
+        #[serde(default)]
+        hosts: Vec<String>,
+        reason: String,
     },
     /// New attempt of the failed hosts, after the step that failed.
     Skip {
@@ -83,6 +119,15 @@ pub enum Verb {
         mode: RollbackMode,
         reason: String,
         rollback: DeploymentId,
+        /// A version that was known good here; the last such one when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+        /// Never release the version that is left again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        veto: bool,
+        /// Only hosts that a step of this phase, or a later one, ran on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from_phase: Option<Phase>,
     },
     /// A person answers for unknown hosts.
     Override {
@@ -181,6 +226,11 @@ impl Verb {
             Verb::Resume => "resume",
             Verb::Confirm { .. } => "confirm",
             Verb::Choose { .. } => "choose",
+            Verb::Claim { .. } => "claim",
+            Verb::Unclaim => "unclaim",
+            Verb::Stop { .. } => "stop",
+            Verb::Fail { .. } => "fail",
+            Verb::Succeed { .. } => "succeed",
             Verb::Retry { .. } => "retry",
             Verb::Skip { .. } => "skip",
             Verb::Ignore { .. } => "ignore",

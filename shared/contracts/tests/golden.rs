@@ -161,8 +161,24 @@ fn commands_and_outcomes() {
     };
     golden("command-request-v1", &Verb::Request(Box::new(request)));
     golden("command-decide-v1", &Verb::Decide { approval: approval() });
-    golden("command-retry-v1", &Verb::Retry { hosts: vec![] });
-    let back = Verb::Rollback { mode: RollbackMode::Emergency, reason: "bad".into(), rollback: id(5).into() };
+    golden(
+        "command-retry-v1",
+        &Verb::Retry {
+            whole_wave: false,
+            inputs: Default::default(),
+            reason: String::new(),
+            step: None,
+            hosts: vec![],
+        },
+    );
+    let back = Verb::Rollback {
+        from_phase: None,
+        to: None,
+        veto: false,
+        mode: RollbackMode::Emergency,
+        reason: "bad".into(),
+        rollback: id(5).into(),
+    };
     golden("command-rollback-v1", &back);
     let outcome = CommandOutcome {
         accepted: false,
@@ -177,6 +193,7 @@ fn commands_and_outcomes() {
 #[test]
 fn works_and_results() {
     let wave = WaveWork {
+        stagger: None,
         again: false,
         outputs: Default::default(),
         step: "rollout".into(),
@@ -191,6 +208,9 @@ fn works_and_results() {
         &WorkSpec::Central(CentralWork { outputs: Default::default(), step: "smoke".into(), attempt: 1 }),
     );
     let host = HostResult {
+        class: None,
+        exit_code: None,
+        failed_id: None,
         outputs: Default::default(),
         host: "h1".into(),
         attempt: 2,
@@ -199,7 +219,12 @@ fn works_and_results() {
         reason: Some("r".into()),
     };
     golden("result-wave-v1", &WorkResult::Wave { hosts: vec![host] });
-    let central = WorkResult::Central { succeeded: true, reason: None, output: serde_json::json!({ "status": 200 }) };
+    let central = WorkResult::Central {
+        class: None,
+        succeeded: true,
+        reason: None,
+        output: serde_json::json!({ "status": 200 }),
+    };
     golden("result-central-v1", &central);
 }
 

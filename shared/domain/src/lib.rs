@@ -26,6 +26,7 @@ pub mod selector;
 pub mod span;
 pub mod targets;
 pub mod task;
+pub mod traffic;
 pub mod values;
 pub mod wave;
 pub mod work;

@@ -155,6 +155,14 @@ pub struct Task {
     /// Left alone because the failure budget was used up; then `state` is `NotStarted`.
     #[serde(default)]
     pub auto_stopped: bool,
+    /// Where its host stands with the load balancers; absent when the rollout has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<crate::traffic::TaskTraffic>,
+    /// A person stopped this host: who, why, when. `state` follows once it is known what became of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<crate::deployment::By>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<crate::work::FailureClass>,
     pub offered_at: Option<Timestamp>,
     pub granted_at: Option<Timestamp>,
     pub started_at: Option<Timestamp>,

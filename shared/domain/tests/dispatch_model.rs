@@ -125,6 +125,9 @@ struct Control {
 impl Control {
     fn new() -> Control {
         let task = Task {
+            class: None,
+            stop: None,
+            traffic: None,
             id: "00000000-0000-0000-0000-000000000000".parse().expect("id"),
             host: String::new(),
             agent: None,

@@ -15,6 +15,7 @@ pub mod idempotency;
 pub mod intake;
 pub mod leases;
 pub mod logs;
+pub mod marks;
 pub mod notifications;
 pub mod people;
 pub mod planning;

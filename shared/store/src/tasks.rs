@@ -178,6 +178,38 @@ pub async fn overrides_to_apply(tx: &mut Tx, limit: u32) -> Result<Vec<Override>
     Ok(rows.into_iter().map(|(id, by, reason, at)| Override { task: TaskId(id), by, reason, at }).collect())
 }
 
+/// A person's word that a host is to stop. Written by the scheduler, applied by the work's executor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    pub task: TaskId,
+    pub by: String,
+    pub reason: String,
+    pub at: Timestamp,
+}
+
+/// Records a stop; a second one for the same task changes nothing. Ring `subjects::work(pool)` after the commit.
+pub async fn insert_stop(tx: &mut Tx, work: WorkId, s: &Stop) -> Result<(), Error> {
+    sql("INSERT INTO task_stops (task_id, work_id, person, reason, at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (task_id) DO NOTHING")
+        .bind(s.task)
+        .bind(work)
+        .bind(&s.by)
+        .bind(&s.reason)
+        .bind(s.at)
+        .execute(tx)
+        .await
+        .map(|_| ())
+}
+
+/// The stops of a work's tasks.
+pub async fn stops(tx: &mut Tx, work: WorkId) -> Result<Vec<Stop>, Error> {
+    let rows: Vec<(Uuid, String, String, DateTime<Utc>)> =
+        sql("SELECT task_id, person, reason, at FROM task_stops WHERE work_id = $1 ORDER BY task_id")
+            .bind(work)
+            .fetch_all(tx)
+            .await?;
+    Ok(rows.into_iter().map(|(id, by, reason, at)| Stop { task: TaskId(id), by, reason, at }).collect())
+}
+
 /// The approvals an offer carries: every decision on this plan.
 pub async fn approvals(tx: &mut Tx, deployment: DeploymentId, plan_digest: &str) -> Result<Vec<Approval>, Error> {
     let rows: Vec<(Json<serde_json::Value>,)> =

@@ -59,6 +59,7 @@ impl TryFrom<WorkRow> for StoredWork {
 fn desired(text: &str) -> Result<Desired, Error> {
     match text {
         "run" => Ok(Desired::Run),
+        "hold" => Ok(Desired::Hold),
         "abort" => Ok(Desired::Abort),
         _ => Err(Error::Unknown("works.desired")),
     }
@@ -67,6 +68,7 @@ fn desired(text: &str) -> Result<Desired, Error> {
 fn desired_text(d: Desired) -> &'static str {
     match d {
         Desired::Run => "run",
+        Desired::Hold => "hold",
         Desired::Abort => "abort",
     }
 }
@@ -103,11 +105,28 @@ pub async fn insert(tx: &mut Tx, work: &Work) -> Result<(), Error> {
 /// ring: those not settled yet, or settled with hosts that may still come back.
 pub async fn abort(tx: &mut Tx, deployment: DeploymentId) -> Result<Vec<(WorkId, String)>, Error> {
     let rows: Vec<(Uuid, String)> =
-        sql("UPDATE works SET desired = 'abort' WHERE deployment_id = $1 AND desired = 'run' RETURNING id, pool")
+        sql("UPDATE works SET desired = 'abort' WHERE deployment_id = $1 AND desired <> 'abort' RETURNING id, pool")
             .bind(deployment)
             .fetch_all(tx)
             .await?;
     Ok(rows.into_iter().map(|(id, pool)| (WorkId(id), pool)).collect())
+}
+
+/// Turns one work to abort: what it runs is stopped, and it settles.
+pub async fn abort_one(tx: &mut Tx, work: WorkId) -> Result<(), Error> {
+    sql("UPDATE works SET desired = 'abort' WHERE id = $1").bind(work).execute(tx).await.map(|_| ())
+}
+
+/// Turns the works of the deployment that run to hold, or back. From the commit of a hold on nothing is offered or granted.
+pub async fn hold(tx: &mut Tx, deployment: DeploymentId, hold: bool) -> Result<(), Error> {
+    let (from, to) = if hold { ("run", "hold") } else { ("hold", "run") };
+    sql("UPDATE works SET desired = $1 WHERE deployment_id = $2 AND desired = $3")
+        .bind(to)
+        .bind(deployment)
+        .bind(from)
+        .execute(tx)
+        .await
+        .map(|_| ())
 }
 
 /// How many works of the deployment are not settled; ABORTED is written only at 0.

@@ -274,7 +274,17 @@ pub(crate) async fn accept(call: Call) -> Answer {
 #[utoipa::path(post, path = "/api/v1/deployments/{id}/retry", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
 pub(crate) async fn retry(call: Call) -> Answer {
     let g: body::HostsBody = call.body()?;
-    verb(&call, Verb::Retry { hosts: g.hosts }).await
+    verb(
+        &call,
+        Verb::Retry {
+            whole_wave: false,
+            inputs: Default::default(),
+            reason: String::new(),
+            step: None,
+            hosts: g.hosts,
+        },
+    )
+    .await
 }
 
 #[utoipa::path(post, path = "/api/v1/deployments/{id}/skip", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
@@ -328,5 +338,16 @@ pub(crate) async fn rollback(call: Call) -> Answer {
             return Err(Problem::invalid(format!("`mode` must be normal or emergency, got {other:?}")).into());
         }
     };
-    verb(&call, Verb::Rollback { mode, reason: g.reason, rollback: Uuid::now_v7().into() }).await
+    verb(
+        &call,
+        Verb::Rollback {
+            from_phase: None,
+            to: None,
+            veto: false,
+            mode,
+            reason: g.reason,
+            rollback: Uuid::now_v7().into(),
+        },
+    )
+    .await
 }

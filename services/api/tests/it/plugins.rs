@@ -98,7 +98,7 @@ async fn a_callback_is_taken_once_and_only_while_its_call_is_open() {
         assert!(kept.is_some_and(|k| k["n"].is_number()));
 
         let mut tx = store.write().await.expect("begins");
-        let result = WorkResult::Central { succeeded: true, reason: None, output: Value::Null };
+        let result = WorkResult::Central { class: None, succeeded: true, reason: None, output: Value::Null };
         works::settle(&mut tx, id, claim.epoch, &result).await.expect("settles");
         tx.commit().await.expect("commits");
         assert_eq!(post("cafe", "{}".into()).await.0, 404, "the call is over");

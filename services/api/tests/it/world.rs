@@ -229,6 +229,8 @@ impl World {
             not_before: None,
             expires_at: now + Duration::from_secs(3600),
             plan: PlanFacts {
+                automatic: None,
+                patience: Default::default(),
                 context: Default::default(),
                 digest: "sha256:plan".into(),
                 rules: vec![windlass_domain::approval::ApprovalRule { name: "ops".into(), quorum: 1, people: vec![] }],

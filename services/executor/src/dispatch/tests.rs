@@ -26,6 +26,7 @@ fn board(hosts: usize, parallel: u32, max_failures: u32) -> (Board, Vec<NewTask>
         .collect();
     {
         let wave = WaveWork {
+            stagger: None,
             again: false,
             outputs: Default::default(),
             step: "roll".into(),

@@ -11,7 +11,7 @@ async fn result(w: &World, step: &str) -> (bool, String, Value) {
     assert!(std::path::Path::new(PROGRAM).exists(), "{PROGRAM} is missing: install the Debian package ansible-core");
     let work = w.central(step).await;
     match w.result(work, 1).await {
-        WorkResult::Central { succeeded, reason, output } => (succeeded, reason.unwrap_or_default(), output),
+        WorkResult::Central { succeeded, reason, output, .. } => (succeeded, reason.unwrap_or_default(), output),
         other => panic!("not central: {other:?}"),
     }
 }

@@ -44,7 +44,7 @@ fn http(status: u16, body: &str) -> Option<String> {
 async fn central(w: &World, step: &str) -> (bool, String, serde_json::Value) {
     let work = w.central(step).await;
     match w.result(work, 1).await {
-        WorkResult::Central { succeeded, reason, output } => (succeeded, reason.unwrap_or_default(), output),
+        WorkResult::Central { succeeded, reason, output, .. } => (succeeded, reason.unwrap_or_default(), output),
         other => panic!("not central: {other:?}"),
     }
 }

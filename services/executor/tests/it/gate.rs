@@ -68,6 +68,9 @@ async fn a_host_takes_no_more_tasks_at_once_than_it_says() {
         let mut tx = w.store.write().await.expect("begins");
         catalog::save(&mut tx, &Item::Host(one), 0, false, "test", chrono::Utc::now()).await.expect("saves");
         let task = windlass_domain::task::Task {
+            class: None,
+            stop: None,
+            traffic: None,
             id: other,
             host: "h0".into(),
             agent: None,

@@ -85,7 +85,7 @@ async fn world(db: Db, steps: Vec<(&Plugin, Value, u32)>) -> World {
 
 async fn result(w: &World, work: WorkId) -> (bool, String, Value) {
     match w.result(work, 1).await {
-        WorkResult::Central { succeeded, reason, output } => (succeeded, reason.unwrap_or_default(), output),
+        WorkResult::Central { succeeded, reason, output, .. } => (succeeded, reason.unwrap_or_default(), output),
         other => panic!("not central: {other:?}"),
     }
 }

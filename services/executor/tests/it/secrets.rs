@@ -13,6 +13,7 @@ const VALUE: &str = "the-value-of-the-token";
 
 async fn wave(w: &World) -> WorkId {
     w.insert(WorkSpec::Wave(WaveWork {
+        stagger: None,
         again: false,
         outputs: Default::default(),
         step: SEALED.into(),

@@ -122,6 +122,7 @@ async fn the_budget_stops_the_rest_and_hosts_without_agent_are_named() {
 
         let hosts = vec![WaveHost { host: "h4".into(), attempt: 1, start_at: 0 }];
         let spec = WaveWork {
+            stagger: None,
             again: false,
             outputs: Default::default(),
             step: "roll".into(),
@@ -229,6 +230,7 @@ impl World {
         self.agent(host).lock().no_accept = false;
         let hosts = vec![WaveHost { host: format!("h{host}"), attempt, start_at: 0 }];
         let spec = WaveWork {
+            stagger: None,
             again: false,
             outputs: Default::default(),
             step: "roll".into(),

@@ -124,6 +124,11 @@ impl World {
             "roll",
             vec![],
             PlanStepKind::Rollout(PlanRollout {
+                traffic: Vec::new(),
+                wave_failures: Vec::new(),
+                probes: None,
+                required: Vec::new(),
+                stagger: None,
                 waves: vec![(0..hosts as u32).collect()],
                 confirm: Default::default(),
                 bake_s: 0,
@@ -137,6 +142,11 @@ impl World {
         let token = windlass_domain::reference::Reference::Secret { name: "token".into() };
         sealed.with["env"] = serde_json::json!({ "TOKEN": token.marker() });
         let rollout = PlanRollout {
+            traffic: Vec::new(),
+            wave_failures: Vec::new(),
+            probes: None,
+            required: Vec::new(),
+            stagger: None,
             waves: vec![(0..hosts as u32).collect()],
             confirm: Default::default(),
             bake_s: 0,
@@ -152,6 +162,8 @@ impl World {
             steps.push(PlanStep::new(format!("c{i}"), vec![], kind));
         }
         let plan = Plan {
+            automatic: None,
+            patience: Default::default(),
             scopes: Default::default(),
             plugins: plugins.into_iter().map(|p| (p.key(), p)).collect(),
             left_out: Default::default(),
@@ -285,6 +297,7 @@ impl World {
     pub(crate) async fn wave(&self, hosts: usize, parallel: u32, max_failures: u32) -> WorkId {
         let hosts = (0..hosts).map(|i| WaveHost { host: format!("h{i}"), attempt: 1, start_at: 0 }).collect();
         self.insert(WorkSpec::Wave(WaveWork {
+            stagger: None,
             again: false,
             outputs: Default::default(),
             step: "roll".into(),

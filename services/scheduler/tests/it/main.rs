@@ -57,7 +57,14 @@ async fn from_request_to_success_and_back() {
         assert!(d.hosts().filter(|h| h.host != "h1").all(|h| h.state == HostState::Waiting));
 
         let back = DeploymentId(uuid::Uuid::now_v7());
-        let verb = Verb::Rollback { mode: RollbackMode::Normal, reason: "bad".into(), rollback: back };
+        let verb = Verb::Rollback {
+            from_phase: None,
+            to: None,
+            veto: false,
+            mode: RollbackMode::Normal,
+            reason: "bad".into(),
+            rollback: back,
+        };
         assert!(w.command("person:olga", bad, verb).await.accepted);
         w.until(bad, State::Aborted).await;
         // Only what was touched goes back, and no approval is asked for it.
@@ -84,6 +91,9 @@ async fn what_cannot_be_planned_is_refused_with_the_reason() {
         let (id, _) = w.request("person:ann", one).await;
         w.until(id, State::Running).await;
         let verb = Verb::Rollback {
+            from_phase: None,
+            to: None,
+            veto: false,
             mode: RollbackMode::Normal,
             reason: "x".into(),
             rollback: DeploymentId(uuid::Uuid::now_v7()),

@@ -113,7 +113,14 @@ impl World {
 
     async fn rolled_back(&self, project: &str, id: DeploymentId) {
         let back = DeploymentId(Uuid::now_v7());
-        let verb = Verb::Rollback { mode: RollbackMode::Normal, reason: "bad".into(), rollback: back };
+        let verb = Verb::Rollback {
+            from_phase: None,
+            to: None,
+            veto: false,
+            mode: RollbackMode::Normal,
+            reason: "bad".into(),
+            rollback: back,
+        };
         assert!(self.send(project, "person:olga", Some(id), verb).await.accepted);
         self.settle(back, &[]).await;
         self.until(id, State::RolledBack).await;

@@ -217,6 +217,9 @@ impl World {
             .hosts
             .iter()
             .map(|h| HostResult {
+                class: None,
+                exit_code: None,
+                failed_id: None,
                 outputs: Default::default(),
                 host: h.host.clone(),
                 attempt: h.attempt,

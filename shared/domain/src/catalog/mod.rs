@@ -155,6 +155,9 @@ pub struct Environment {
     /// How long it must have been verified there: `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_for: Option<String>,
+    /// What `lb.drain` and `lb.attach` speak to here, by name. None: these steps do nothing, and the plan says so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub load_balancers: BTreeMap<String, crate::traffic::LoadBalancer>,
 }
 
 fn default_pool() -> String {

@@ -5,6 +5,7 @@
 //! a [`Refusal`] with a stable code.
 
 mod expressions;
+mod facts;
 mod graph;
 mod intervene;
 mod repeat;
@@ -14,8 +15,8 @@ mod transition;
 mod waiting;
 
 pub use steps::{
-    About, Ask, Choice, GatewayRun, HostRun, HostState, RepeatRun, RolloutRun, StepRun, StepRunKind, StepState,
-    WaveRun, WaveState,
+    About, Ask, Choice, GatewayRun, HostRun, HostState, ProbeRun, RepeatRun, RolloutRun, StepRun, StepRunKind,
+    StepState, Tries, WaveRun, WaveState,
 };
 pub use transition::New;
 pub use waiting::WaitingOn;
@@ -142,6 +143,25 @@ pub struct Deployment {
     pub drifted_from: Option<String>,
     /// An operator's pause: nothing new starts while it stands.
     pub pause: Option<By>,
+    /// Who answers for it while it waits for a person: nobody else steps in unless they take it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<By>,
+    #[serde(default)]
+    pub patience: crate::flow::Patience,
+    /// Since when it has waited for a person, and when that is too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Attention>,
+    /// From 1; a failed or aborted deployment that is taken up again is the next run of it.
+    #[serde(default = "first_run")]
+    pub run: u32,
+    /// Who took it up again; its lock is asked for anew, its plan stays the one that was approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reopened: Option<By>,
+    /// A plan with other inputs that a person wants to go on with, until it is approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amendment: Option<Box<Amendment>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automatic: Option<RollbackMode>,
     /// Why it ended, where it did not simply succeed.
     pub end: Option<By>,
     /// A rollback to be requested when the abort has ended.
@@ -152,6 +172,34 @@ pub struct Deployment {
     pub lock: Option<u64>,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
+}
+
+fn first_run() -> u32 {
+    1
+}
+
+/// It waits for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attention {
+    pub since: Timestamp,
+    /// Then `patience.then` happens.
+    pub deadline: Timestamp,
+    /// How often the alarm was raised again.
+    #[serde(default)]
+    pub reminded: u32,
+}
+
+/// Other inputs for what has yet to run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Amendment {
+    pub by: By,
+    /// The inputs that change.
+    pub inputs: std::collections::BTreeMap<String, serde_json::Value>,
+    pub facts: PlanFacts,
+    /// Decisions on the new plan.
+    pub approvals: Vec<Approval>,
+    /// Hosts to retry once it is approved; empty: all that failed.
+    pub hosts: Vec<String>,
 }
 
 /// What a rollback deployment goes back from.
@@ -200,9 +248,50 @@ pub enum Input {
         step: String,
         branch: String,
     },
+    /// A person answers for what it waits for. Somebody else's claim is taken over only with `take_over`.
+    Claim {
+        by: String,
+        take_over: bool,
+        reason: String,
+    },
+    Unclaim {
+        by: String,
+    },
+    /// Failed hosts and steps again, at the step that failed. On a deployment that failed or was aborted: takes it up again.
     Retry {
         by: String,
         hosts: Vec<String>,
+        /// Only this step.
+        step: Option<String>,
+        /// All hosts of the failed wave, from their first step on, those that succeeded too.
+        whole_wave: bool,
+    },
+    /// Retry with other inputs: the deployment goes on under a new plan once that is approved.
+    Amend {
+        by: String,
+        inputs: std::collections::BTreeMap<String, serde_json::Value>,
+        facts: Box<PlanFacts>,
+        hosts: Vec<String>,
+        reason: String,
+    },
+    /// Stops hosts that run, for good: they count as stopped by hand.
+    Stop {
+        by: String,
+        hosts: Vec<String>,
+        reason: String,
+    },
+    /// A person calls a central step that runs failed (it is stopped).
+    Fail {
+        by: String,
+        step: String,
+        reason: String,
+    },
+    /// A person calls a failed step, or failed hosts, well.
+    Succeed {
+        by: String,
+        step: Option<String>,
+        hosts: Vec<String>,
+        reason: String,
     },
     Skip {
         by: String,
@@ -262,6 +351,10 @@ pub struct PlanFacts {
     pub steps: Vec<StepRun>,
     #[serde(default)]
     pub context: serde_json::Map<String, serde_json::Value>,
+    #[serde(default)]
+    pub patience: crate::flow::Patience,
+    #[serde(default)]
+    pub automatic: Option<RollbackMode>,
 }
 
 /// What must happen with the change, in the same transaction.
@@ -284,6 +377,21 @@ pub enum Effect {
     /// Tell the deployment this one rolled back.
     TellRolledBack {
         of: DeploymentId,
+    },
+    /// Turn `desired` of its unsettled works that run to hold, or (`false`) back to run.
+    HoldWorks(bool),
+    /// Turn `desired` of one work to abort.
+    AbortWork(WorkId),
+    /// These hosts' tasks are to be stopped.
+    StopTasks {
+        hosts: Vec<String>,
+        by: String,
+        reason: String,
+    },
+    /// Automation (hooks, promotions, schedules) is not to release here until a person lets it.
+    Hold {
+        by: String,
+        reason: String,
     },
     /// A person answers for these hosts' unknown tasks.
     OverrideTasks {

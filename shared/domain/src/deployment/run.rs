@@ -215,6 +215,7 @@ impl Step<'_> {
         // What failed before (and was not ignored or excluded) has used up its part of the budget; what is retried has not.
         let borne = r.waves.iter().flat_map(|w| &w.hosts).filter(|h| h.state.is_failure()).count() as u32;
         let (parallel, max_failures) = (r.parallel, r.max_failures.saturating_sub(borne));
+        let stagger = r.stagger;
         let wave = &mut r.waves[w];
         let mut hosts = Vec::new();
         for h in &mut wave.hosts {
@@ -236,8 +237,16 @@ impl Step<'_> {
         let names: Vec<&str> = hosts.iter().map(|h| h.host.as_str()).collect();
         let payload = json!({ "step": step_id, "wave": w, "hosts": names });
         let parallel = if parallel == 0 { hosts.len() as u32 } else { parallel };
-        let spec =
-            WorkSpec::Wave(WaveWork { again, step: step_id, wave: w as u32, hosts, parallel, max_failures, outputs });
+        let spec = WorkSpec::Wave(WaveWork {
+            again,
+            stagger,
+            step: step_id,
+            wave: w as u32,
+            hosts,
+            parallel,
+            max_failures,
+            outputs,
+        });
         self.effects.push(Effect::StartWork { id, spec });
         self.event("wave.started", Severity::Info, payload);
     }
@@ -249,7 +258,7 @@ impl Step<'_> {
             match (&mut self.d.steps[i].kind, &result) {
                 (
                     StepRunKind::Central { work: w, reason, .. },
-                    WorkResult::Central { succeeded, reason: why, output },
+                    WorkResult::Central { succeeded, reason: why, output, .. },
                 ) if *w == Some(work) => {
                     if state != StepState::Running {
                         return Err(unfit());

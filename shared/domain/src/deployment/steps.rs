@@ -22,6 +22,20 @@ pub struct StepRun {
     pub on_failure: Option<StepFailure>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeat: Option<RepeatRun>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<crate::flow::Retry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<StepFailure>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<crate::flow::Phase>,
+    /// How the policy's retries of a central step stand.
+    #[serde(default, skip_serializing_if = "Tries::is_none")]
+    pub tries: Tries,
+    /// A person said how it came out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<By>,
     /// The plan left it out: its condition was false, or no branch can lead to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub left_out: bool,
@@ -46,6 +60,19 @@ pub struct StepRun {
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub outputs: serde_json::Map<String, serde_json::Value>,
     pub kind: StepRunKind,
+}
+
+/// Retries that a policy made, and when the next is due.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Tries {
+    pub made: u32,
+    pub next_at: Option<Timestamp>,
+}
+
+impl Tries {
+    pub fn is_none(&self) -> bool {
+        *self == Tries::default()
+    }
 }
 
 /// An expression that could not be decided, until a person does.
@@ -138,6 +165,14 @@ pub struct RolloutRun {
     pub parallel: u32,
     /// Number of host-local steps: a skip past the last ends the host's part.
     pub host_steps: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stagger: Option<crate::work::Stagger>,
+    /// What is looked at while a wave bakes: only whether there is anything, and what it means when it stays unclear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<crate::flow::Inconclusive>,
+    /// Ids of host steps that nobody can skip, nor ignore.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub required: Vec<String>,
     pub waves: Vec<WaveRun>,
 }
 
@@ -145,7 +180,35 @@ pub struct RolloutRun {
 pub struct WaveRun {
     pub state: WaveState,
     pub work: Option<WorkId>,
+    /// Hosts of this wave that may fail, where that is limited too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_failures: Option<u32>,
+    /// The work that looks at its probes, and what the last look said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeRun>,
+    /// It is done again as a whole: hosts run again after a success.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
     pub hosts: Vec<HostRun>,
+}
+
+impl WaveRun {
+    pub fn waiting(hosts: Vec<HostRun>) -> WaveRun {
+        WaveRun { state: WaveState::Waiting, work: None, max_failures: None, probe: None, again: false, hosts }
+    }
+}
+
+/// The probes of a wave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeRun {
+    pub work: WorkId,
+    pub attempt: u32,
+    pub until: Timestamp,
+    pub verdict: Option<crate::work::Verdict>,
+    #[serde(default)]
+    pub probes: Vec<crate::work::ProbeResult>,
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +221,14 @@ pub enum WaveState {
     /// Ended well; waits out its bake time.
     Baking {
         until: Timestamp,
+    },
+    /// Ended well; bakes while an executor looks at its probes.
+    Probing {
+        until: Timestamp,
+    },
+    /// Hosts failed, and the policy tries them again then.
+    Retrying {
+        at: Timestamp,
     },
     Succeeded,
     /// More hosts failed than the budget bears.
@@ -174,7 +245,17 @@ pub struct HostRun {
     pub attempt: u32,
     pub start_at: u32,
     pub failed_step: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<crate::work::FailureClass>,
     pub reason: Option<String>,
+    /// Retries that the policy made of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retried: u32,
+    /// A person stopped it, or said how it came out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<By>,
     /// Steps this host has, where conditions give it fewer than the rollout; 0: all of them.
     #[serde(default)]
     pub steps: u32,
@@ -202,6 +283,10 @@ pub enum HostState {
     Ignored,
     /// Takes no further part.
     Excluded,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl HostState {
@@ -249,6 +334,12 @@ impl StepRun {
             condition: None,
             on_failure: None,
             repeat: None,
+            required: false,
+            retry: None,
+            on_timeout: None,
+            phase: None,
+            tries: Tries::default(),
+            forced: None,
             left_out: false,
             reads: Vec::new(),
             reached: false,
@@ -271,7 +362,11 @@ impl HostRun {
             attempt: 0,
             start_at: 0,
             failed_step: None,
+            failed_id: None,
+            class: None,
             reason: None,
+            retried: 0,
+            by: None,
             steps: 0,
             outputs: serde_json::Map::new(),
         }
@@ -287,6 +382,8 @@ impl HostRun {
             Outcome::Unknown => HostState::Unknown,
         };
         self.failed_step = r.failed_step;
+        self.failed_id.clone_from(&r.failed_id);
+        self.class = r.class;
         self.reason.clone_from(&r.reason);
         self.outputs.extend(r.outputs.clone());
     }

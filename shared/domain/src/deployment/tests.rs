@@ -26,12 +26,25 @@ fn rollout(id: &str, needs: &[&str], waves: &[&[&str]], max_failures: u32, confi
     let waves = waves
         .iter()
         .map(|w| WaveRun {
+            again: false,
+            max_failures: None,
+            probe: None,
             state: WaveState::Waiting,
             work: None,
             hosts: w.iter().map(|h| HostRun::waiting(*h)).collect(),
         })
         .collect();
-    let kind = StepRunKind::Rollout(RolloutRun { confirm, bake_s, max_failures, parallel: 0, host_steps: 5, waves });
+    let kind = StepRunKind::Rollout(RolloutRun {
+        probes: None,
+        required: Vec::new(),
+        stagger: None,
+        confirm,
+        bake_s,
+        max_failures,
+        parallel: 0,
+        host_steps: 5,
+        waves,
+    });
     StepRun::waiting(id, needs.iter().map(|n| n.to_string()).collect(), kind)
 }
 
@@ -42,7 +55,15 @@ fn central(id: &str, needs: &[&str]) -> StepRun {
 
 fn facts(steps: Vec<StepRun>, quorum: u32) -> PlanFacts {
     let rules = if quorum == 0 { vec![] } else { vec![ApprovalRule { name: "ops".into(), quorum, people: vec![] }] };
-    PlanFacts { digest: "d1".into(), rules, on_failure: OnFailure::Pause, steps, context: Default::default() }
+    PlanFacts {
+        automatic: None,
+        patience: Default::default(),
+        digest: "d1".into(),
+        rules,
+        on_failure: OnFailure::Pause,
+        steps,
+        context: Default::default(),
+    }
 }
 
 struct World {
@@ -110,9 +131,15 @@ impl World {
     fn settle(&mut self, bad: &[(&str, Outcome)]) -> Vec<Effect> {
         let id = self.d.works_in_flight()[0];
         let result = match &self.works[&id] {
-            WorkSpec::Central(_) => {
-                WorkResult::Central { succeeded: bad.is_empty(), reason: None, output: serde_json::Value::Null }
+            WorkSpec::Probe(_) => {
+                WorkResult::Probe { verdict: crate::work::Verdict::Success, probes: vec![], reason: None }
             }
+            WorkSpec::Central(_) => WorkResult::Central {
+                class: None,
+                succeeded: bad.is_empty(),
+                reason: None,
+                output: serde_json::Value::Null,
+            },
             WorkSpec::Wave(w) => WorkResult::Wave {
                 hosts: w
                     .hosts
@@ -121,6 +148,9 @@ impl World {
                         let outcome = bad.iter().find(|b| b.0 == h.host).map_or(Outcome::Succeeded, |b| b.1);
                         let failed_step = (outcome == Outcome::Failed).then_some(3);
                         HostResult {
+                            class: None,
+                            exit_code: None,
+                            failed_id: None,
                             host: h.host.clone(),
                             attempt: h.attempt,
                             outcome,
@@ -137,7 +167,7 @@ impl World {
     fn wave_hosts(&self) -> Vec<(String, u32, u32)> {
         match &self.works[&self.d.works_in_flight()[0]] {
             WorkSpec::Wave(w) => w.hosts.iter().map(|h| (h.host.clone(), h.attempt, h.start_at)).collect(),
-            WorkSpec::Central(_) => vec![],
+            WorkSpec::Central(_) | WorkSpec::Probe(_) => vec![],
         }
     }
 }
@@ -180,7 +210,7 @@ fn the_canary_fails_and_the_rest_is_left_alone() {
     assert!(matches!(&w.d.waiting_on()[..], [WaitingOn::Intervention { hosts, .. }] if hosts == &["a"]));
     assert_eq!(w.d.touched_hosts(), ["a"]);
     // Retry resumes at the step that failed, as a new attempt.
-    w.go(Input::Retry { by: ops(), hosts: vec![] });
+    w.go(Input::Retry { step: None, whole_wave: false, by: ops(), hosts: vec![] });
     assert_eq!(w.wave_hosts(), [("a".into(), 2, 3)]);
     w.settle(&[("a", Outcome::Failed)]);
     w.go(Input::Skip { by: ops(), hosts: vec![] });
@@ -229,6 +259,9 @@ fn an_unknown_host_keeps_the_lock_until_it_settles_or_is_overridden() {
     w.settle(&[("a", Outcome::Unknown)]);
     assert_eq!(w.d.state, State::Paused, "success is not said while a host is unknown");
     let hosts = vec![HostResult {
+        class: None,
+        exit_code: None,
+        failed_id: None,
         host: "a".into(),
         attempt: 1,
         outcome: Outcome::Succeeded,
@@ -358,7 +391,11 @@ fn every_state_answers_every_verb() {
             &[State::Running, State::Paused, State::Succeeded, State::Failed, State::Aborted],
         ),
         ("lock", Input::LockTaken { fence: 1 }, &[State::Queued]),
-        ("retry", Input::Retry { by: ops(), hosts: vec![] }, &[State::Running, State::Paused]),
+        (
+            "retry",
+            Input::Retry { step: None, whole_wave: false, by: ops(), hosts: vec![] },
+            &[State::Running, State::Paused],
+        ),
         (
             "choose",
             Input::Choose { by: ops(), step: "which".into(), branch: "default".into() },
@@ -426,7 +463,8 @@ proptest! {
                     None => Input::Tick,
                     Some(id) => {
                         let result = match &w.works[id] {
-                            WorkSpec::Central(_) => WorkResult::Central { succeeded: x % 4 != 0, reason: None, output: serde_json::Value::Null },
+                            WorkSpec::Probe(_) => WorkResult::Probe { verdict: crate::work::Verdict::Success, probes: vec![], reason: None },
+                            WorkSpec::Central(_) => WorkResult::Central { class: None, succeeded: x % 4 != 0, reason: None, output: serde_json::Value::Null },
                             WorkSpec::Wave(wave) => {
                                 prop_assert!(wave.max_failures <= budget);
                                 let hosts: Vec<HostResult> = wave.hosts.iter().enumerate().map(|(n, h)| {
@@ -434,7 +472,7 @@ proptest! {
                                     let outcome = match (usize::from(x) >> n) % 7 {
                                         0..=3 => Outcome::Succeeded, 4 => Outcome::Failed, 5 => Outcome::Unknown, _ => Outcome::NotStarted,
                                     };
-                                    Ok(HostResult { host: h.host.clone(), attempt: h.attempt, outcome, failed_step: None, reason: None, outputs: Default::default() })
+                                    Ok(HostResult { class: None, exit_code: None, failed_id: None, host: h.host.clone(), attempt: h.attempt, outcome, failed_step: None, reason: None, outputs: Default::default() })
                                 }).collect::<Result<_, TestCaseError>>()?;
                                 for h in &hosts {
                                     if h.outcome == Outcome::Unknown { unknown.push((*id, h.clone())); }
@@ -446,7 +484,7 @@ proptest! {
                         Input::WorkSettled { work: *id, result }
                     }
                 },
-                4 => Input::Retry { by: ops(), hosts: some },
+                4 => Input::Retry { step: None, whole_wave: false, by: ops(), hosts: some },
                 5 => Input::Skip { by: ops(), hosts: some },
                 6 => Input::Ignore { by: ops(), hosts: some, reason: "r".into() },
                 7 => Input::Exclude { by: ops(), hosts: some, reason: "r".into() },

@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::approval::{self, Decision};
-use crate::plan::{Plan, PlanRollout, PlanStep, PlanStepKind, graph};
 use serde_json::json;
 
 /// Everything a new deployment needs besides its plan.
@@ -74,6 +73,13 @@ impl Deployment {
             steps: new.plan.steps,
             context: new.plan.context,
             drifted_from: None,
+            claim: None,
+            patience: new.plan.patience,
+            attention: None,
+            run: 1,
+            reopened: None,
+            amendment: None,
+            automatic: new.plan.automatic,
             pause: None,
             end: None,
             then_rollback: None,
@@ -129,7 +135,7 @@ impl Step<'_> {
             Input::Resume { .. } => return Err(self.wrong("resumed", "")),
             Input::Confirm { by, wave } => self.confirm(&by, wave)?,
             Input::Choose { by, step, branch } => self.choose(&by, &step, &branch)?,
-            Input::Retry { by, hosts } => self.retry(&by, &hosts, false)?,
+            Input::Retry { by, hosts, .. } => self.retry(&by, &hosts, false)?,
             Input::Skip { by, hosts } => self.retry(&by, &hosts, true)?,
             Input::Ignore { by, hosts, reason } => self.ignore(&by, &hosts, &reason)?,
             Input::Exclude { by, hosts, reason } => self.exclude(&by, &hosts, &reason)?,
@@ -170,6 +176,12 @@ impl Step<'_> {
             Input::LockTaken { .. } => return Err(self.wrong("started", "")),
             Input::WorkSettled { work, result } => self.work_settled(work, result)?,
             Input::Tick => {}
+            Input::Claim { .. }
+            | Input::Unclaim { .. }
+            | Input::Amend { .. }
+            | Input::Stop { .. }
+            | Input::Fail { .. }
+            | Input::Succeed { .. } => return Err(Refusal::Invalid("not decided yet".into())),
         }
         Ok(())
     }
@@ -302,6 +314,8 @@ impl Step<'_> {
         self.d.on_failure = plan.on_failure;
         self.d.steps = plan.steps;
         self.d.context = plan.context;
+        self.d.patience = plan.patience;
+        self.d.automatic = plan.automatic;
         self.d.approvals.clear();
         self.d.state = State::AwaitingApproval;
         // Who approves decides anew; where nobody does, what was asked for is not what would run: somebody has to accept it.
@@ -413,87 +427,5 @@ impl Step<'_> {
 
     pub(super) fn wrong(&self, verb: &'static str, hint: &'static str) -> Refusal {
         Refusal::WrongState { state: self.d.state, verb, hint }
-    }
-}
-
-/// How many steps a host has, where conditions may take some away; 0: all.
-fn own_steps(plan: &Plan, step: &PlanStep, r: &PlanRollout, host: u32) -> u32 {
-    if r.conditions.is_empty() {
-        return 0;
-    }
-    // A spec that cannot be rendered fails the plan itself, before it comes here.
-    plan.task_spec(&step.id, host).map_or(0, |spec| spec.steps.len() as u32)
-}
-
-impl PlanFacts {
-    /// What a deployment keeps of a plan with this digest.
-    pub fn of(plan: &Plan, digest: &str) -> PlanFacts {
-        let not_taken = graph::not_taken(plan);
-        let steps = plan.steps.iter().map(|s| StepRun {
-            id: s.id.clone(),
-            needs: s.needs.clone(),
-            join: s.join,
-            condition: s.condition.clone(),
-            on_failure: s.on_failure,
-            repeat: s.repeat.as_ref().map(|r| RepeatRun {
-                until: r.until.clone(),
-                max: r.max,
-                every_s: r.every_s,
-                runs: 0,
-                next_at: None,
-            }),
-            left_out: s.skipped,
-            reads: graph::reads(plan, s),
-            reached: false,
-            asks: None,
-            chosen: None,
-            reason: None,
-            state: match s.skipped {
-                _ if not_taken.contains(s.id.as_str()) => StepState::NotTaken,
-                true => StepState::Skipped,
-                false => StepState::Waiting,
-            },
-            outputs: serde_json::Map::new(),
-            kind: match &s.kind {
-                PlanStepKind::Gateway(g) => {
-                    StepRunKind::Gateway(GatewayRun { gateway: g.clone(), taken: None, chosen_by: None, reason: None })
-                }
-                PlanStepKind::Enter { scope } => StepRunKind::Enter { scope: scope.clone() },
-                PlanStepKind::Leave { scope } => StepRunKind::Leave { scope: scope.clone() },
-                PlanStepKind::Central { action, .. } => {
-                    StepRunKind::Central { action: action.clone(), attempt: 0, work: None, reason: None }
-                }
-                PlanStepKind::Rollout(r) => StepRunKind::Rollout(RolloutRun {
-                    confirm: r.confirm,
-                    bake_s: r.bake_s,
-                    max_failures: r.max_failures,
-                    parallel: r.parallel,
-                    host_steps: r.steps.len() as u32,
-                    waves: r
-                        .waves
-                        .iter()
-                        .map(|w| WaveRun {
-                            state: WaveState::Waiting,
-                            work: None,
-                            hosts: w
-                                .iter()
-                                .filter_map(|h| Some((*h, plan.hosts.get(*h as usize)?)))
-                                .map(|(i, h)| HostRun {
-                                    steps: own_steps(plan, s, r, i),
-                                    ..HostRun::waiting(h.name.clone())
-                                })
-                                .collect(),
-                        })
-                        .collect(),
-                }),
-            },
-        });
-        PlanFacts {
-            digest: digest.into(),
-            rules: plan.approvals.clone(),
-            on_failure: plan.on_failure,
-            steps: steps.collect(),
-            context: graph::run_context(plan),
-        }
     }
 }

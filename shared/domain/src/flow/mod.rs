@@ -21,6 +21,9 @@ pub struct Flow {
     /// In the order written; `needs` edges make the graph, which is acyclic.
     pub steps: Vec<Step>,
     pub rollback: Rollback,
+    /// How long it waits for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<Patience>,
     /// What a step that uses this flow as a subflow gives as its outputs: templates over `inputs` and `steps`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<String, serde_json::Value>,
@@ -133,7 +136,58 @@ pub struct Step {
     pub on_failure: Option<StepFailure>,
     #[serde(default)]
     pub repeat: Option<Repeat>,
+    /// Nobody can skip or ignore it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
+    /// What is tried again by itself before a failure counts; of a rollout, host by host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// What it leads to when it fails by taking too long; `on_failure` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<StepFailure>,
     pub kind: StepKind,
+}
+
+/// Tries on top of the first. The pause before try n is `backoff_s * factor^(n-1)`, at most `max_backoff_s` seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retry {
+    /// 1 to 100.
+    pub max: u32,
+    /// Which failures; empty: exit, timeout, unreachable and traffic. An unknown host is never retried by a policy.
+    #[serde(default)]
+    pub on: Vec<crate::work::FailureClass>,
+    /// Of failures of class exit only those with one of these codes; empty: any.
+    #[serde(default)]
+    pub exit_codes: Vec<i32>,
+    pub backoff_s: u32,
+    /// 1 to 10.
+    pub factor: u32,
+    pub max_backoff_s: u32,
+}
+
+/// How long the deployment waits for a person (intervention, choice, confirmation, pause) before `then` happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patience {
+    /// Seconds.
+    pub within_s: u32,
+    pub then: Overdue,
+}
+
+/// What happens when a person has not come in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overdue {
+    /// The alarm is raised again, every time as much time has passed.
+    #[default]
+    Remind,
+    Abort,
+    Rollback,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { within_s: 24 * 3600, then: Overdue::Remind }
+    }
 }
 
 /// When a step that needs others may start. A step that succeeded or was skipped counts as success; every other ending
@@ -256,6 +310,18 @@ pub struct Rollout {
     pub confirm: Confirm,
     /// Seconds to wait after a wave that went well.
     pub bake_s: u32,
+    /// What is looked at meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Probes>,
+    /// A label: hosts that differ in it never share a wave. Groups go one after the other in the order of their values (as
+    /// numbers where all are), hosts without the label last; the wave expression begins anew in each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_by: Option<String>,
+    /// A selector: hosts that fit go before all others, in one wave of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stagger: Option<crate::work::Stagger>,
     pub budget: Budget,
     /// Hosts at the same time within a wave; 0 means the whole wave.
     pub parallel: u32,
@@ -281,6 +347,48 @@ pub struct Budget {
     pub hosts: Option<u32>,
     /// Of the rollout's hosts, rounded down.
     pub percent: Option<f64>,
+    /// How many hosts of one wave may fail; more end the wave though the rollout could bear them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave_hosts: Option<u32>,
+    /// Of the wave's hosts, rounded down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave_percent: Option<f64>,
+}
+
+/// Automatic checks of a wave while it bakes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Probes {
+    /// Seconds between two looks.
+    pub every_s: u32,
+    /// What it means when at the end no probe failed but not every one succeeded.
+    pub inconclusive: Inconclusive,
+    pub checks: Vec<Probe>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Inconclusive {
+    /// A person looks at the wave and confirms it.
+    #[default]
+    Ask,
+    Pass,
+    Fail,
+}
+
+/// One check. `http.request` and `prometheus.query` are asked by the executor, `http.check` and `script` on every host of
+/// the wave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    pub id: String,
+    pub call: Call,
+    /// CEL over `value` (what was read; of `prometheus.query` a number, of `http.request` its output, of a check on hosts
+    /// `{ok, failed, total}`). Neither given: success is that the call succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub success: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail: Option<String>,
+    /// Looks in a row that must fail before the probe has failed; 1 to 100.
+    pub failures: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -289,6 +397,9 @@ pub struct HostStep {
     pub condition: Option<String>,
     pub call: Call,
     pub always: bool,
+    /// Nobody can skip it on a host, nor ignore that it failed there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
 }
 
 /// Host steps of the two kinds of rollback; empty means the flow has none.
@@ -296,4 +407,31 @@ pub struct HostStep {
 pub struct Rollback {
     pub normal: Vec<HostStep>,
     pub emergency: Vec<HostStep>,
+    #[serde(default, skip_serializing_if = "RollbackHow::is_default")]
+    pub normal_how: RollbackHow,
+    #[serde(default, skip_serializing_if = "RollbackHow::is_default")]
+    pub emergency_how: RollbackHow,
+    /// Which of the two `on_failure: rollback` asks for; normal when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automatic: Option<crate::release::RollbackMode>,
+}
+
+/// How a kind of rollback goes over the hosts, and the values it has over all others.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct RollbackHow {
+    /// Absent: normal `1 *4`, emergency `100%`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waves: Option<crate::wave::WaveExpression>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, serde_json::Value>,
+}
+
+impl RollbackHow {
+    pub fn is_default(&self) -> bool {
+        *self == RollbackHow::default()
+    }
 }

@@ -96,6 +96,7 @@ pub(crate) fn read(mut f: Fields<'_>, problems: &mut Problems) -> Option<Flow> {
         on_failure: on_failure.unwrap_or_default(),
         steps: steps.into_iter().map(|s| s.step).collect(),
         rollback,
+        patience: None,
         outputs,
         scopes: BTreeMap::new(),
     })

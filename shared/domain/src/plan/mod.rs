@@ -22,7 +22,7 @@ pub use error::PlanError;
 
 use crate::{
     approval::ApprovalRule,
-    flow::{Confirm, Gateway, Join, OnFailure, Phase, Repeat, StepFailure},
+    flow::{Confirm, Gateway, Join, OnFailure, Patience, Phase, Repeat, Retry, StepFailure},
     ids::ReleaseId,
     release::{ReleaseKind, RollbackMode},
 };
@@ -47,6 +47,12 @@ pub struct Plan {
     #[serde(default)]
     pub context: serde_json::Map<String, serde_json::Value>,
     pub on_failure: OnFailure,
+    /// How long it waits for people; a day, then the alarm again, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<Patience>,
+    /// The kind of rollback that `on_failure: rollback` asks for; normal when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automatic: Option<RollbackMode>,
     /// Every rule must be met by itself.
     pub approvals: Vec<ApprovalRule>,
     pub hosts: Vec<PlanHost>,
@@ -139,6 +145,12 @@ pub struct PlanStep {
     pub on_failure: Option<StepFailure>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeat: Option<Repeat>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<StepFailure>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// What people should know about it: why it is skipped though no condition says so.
@@ -158,6 +170,9 @@ impl PlanStep {
             condition: None,
             on_failure: None,
             repeat: None,
+            required: false,
+            retry: None,
+            on_timeout: None,
             phase: None,
             note: None,
             kind,
@@ -192,8 +207,21 @@ pub struct PlanRollout {
     pub bake_s: u32,
     /// Hosts that may fail, in all.
     pub max_failures: u32,
+    /// Hosts that may fail in each wave, where that is limited too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wave_failures: Vec<u32>,
     /// 0: the whole wave.
     pub parallel: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stagger: Option<crate::work::Stagger>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<PlanProbes>,
+    /// Load balancers that each host leaves before its task and comes back to after it, in the order of leaving.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<crate::traffic::PlanTraffic>,
+    /// Ids of host steps that nobody can skip, nor ignore.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub required: Vec<String>,
     /// Steps resolved but for parameters that read `host`, which stay as written and are resolved per host by
     /// [`Plan::task_spec`]. Their texts are templates: a literal `${{` stands here as `$${{`.
     pub steps: Vec<crate::task::TaskStep>,
@@ -201,6 +229,56 @@ pub struct PlanRollout {
     /// `start_at` and the indices agents report count that host's own steps. Other conditions are decided already.
     #[serde(default)]
     pub conditions: BTreeMap<String, String>,
+}
+
+/// Probes with their parameters resolved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanProbes {
+    pub every_s: u32,
+    pub inconclusive: crate::flow::Inconclusive,
+    /// Asked by the executor.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub central: Vec<PlanProbe>,
+    /// Run on every host of the wave: the steps of one task, each of them `always`, its id that of the probe
+    /// ([`segment::PROBES`]). Parameters that read `host` are resolved as those of `PlanRollout::steps`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_hosts: Vec<crate::task::TaskStep>,
+    /// How what they say is judged, by probe.
+    pub judge: BTreeMap<String, Judge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanProbe {
+    pub id: String,
+    pub action: String,
+    pub with: serde_json::Map<String, serde_json::Value>,
+    pub timeout_s: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Judge {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub success: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail: Option<String>,
+    pub failures: u32,
+}
+
+/// The tasks of one rollout are told apart by their segment.
+pub mod segment {
+    /// The host steps themselves.
+    pub const MAIN: u32 = 0;
+    /// The probes that run on hosts.
+    pub const PROBES: u32 = 1;
+    /// From here on: what is done on the host of a load balancer for one member.
+    const TRAFFIC: u32 = 16;
+
+    /// The segment in which load balancer `lb` (its index in the rollout) lets the host with this index go (`attach`
+    /// false) or takes it back.
+    pub fn traffic(lb: u32, host: u32, attach: bool) -> Option<u32> {
+        // Eight load balancers a rollout at most (the parser sees to it).
+        host.checked_mul(16)?.checked_add(lb * 2 + u32::from(attach))?.checked_add(TRAFFIC).filter(|_| lb < 8)
+    }
 }
 
 /// The digest with the two parts it is made of.

@@ -54,6 +54,7 @@ impl World {
     pub(super) fn open(&self) -> Vec<String> {
         let step = |id| match &self.works[&id] {
             WorkSpec::Central(c) => c.step.clone(),
+            WorkSpec::Probe(p) => p.step.clone(),
             WorkSpec::Wave(w) => w.step.clone(),
         };
         self.d.works_in_flight().into_iter().map(step).collect()
@@ -65,12 +66,13 @@ impl World {
     }
 
     pub(super) fn give(&mut self, step: &str, output: serde_json::Value) -> Vec<Effect> {
-        let result = WorkResult::Central { succeeded: true, reason: None, output };
+        let result = WorkResult::Central { class: None, succeeded: true, reason: None, output };
         self.go(Input::WorkSettled { work: self.work_of(step), result })
     }
 
     pub(super) fn fail(&mut self, step: &str) -> Vec<Effect> {
-        let result = WorkResult::Central { succeeded: false, reason: Some("boom".into()), output: json!(null) };
+        let result =
+            WorkResult::Central { class: None, succeeded: false, reason: Some("boom".into()), output: json!(null) };
         self.go(Input::WorkSettled { work: self.work_of(step), result })
     }
 
@@ -275,7 +277,7 @@ fn a_repeated_step_runs_until_its_expression_is_true() {
     }
     w.give("probe", json!({ "status": 503 }));
     assert!(matches!(&w.d.waiting_on()[..], [WaitingOn::Intervention { reason, .. }] if reason.contains("3 run(s)")));
-    w.go(Input::Retry { by: ops(), hosts: vec![] });
+    w.go(Input::Retry { step: None, whole_wave: false, by: ops(), hosts: vec![] });
     w.give("probe", json!({ "status": 503 }));
     assert!(matches!(&w.d.waiting_on()[..], [WaitingOn::Repeat { run: 2, .. }]));
     // A pause holds the next run.
@@ -354,7 +356,7 @@ fn retry_and_skip_reach_into_a_subflow() {
     let mut w = with_subflow(|_| ());
     w.fail("sub/a");
     assert!(matches!(&w.d.waiting_on()[..], [WaitingOn::Intervention { step, .. }] if step == "sub/a"));
-    w.go(Input::Retry { by: ops(), hosts: vec![] });
+    w.go(Input::Retry { step: None, whole_wave: false, by: ops(), hosts: vec![] });
     w.give("sub/a", json!({ "v": 1 }));
     w.fail("sub/b");
     w.go(Input::Skip { by: ops(), hosts: vec![] });
@@ -372,7 +374,7 @@ fn a_failure_in_a_subflow_is_a_failure_outside() {
     w.fail("sub/a");
     assert_eq!((w.state("sub/b"), w.state("sub")), (StepState::Stopped, StepState::Failed));
     assert!(matches!(&w.d.waiting_on()[..], [WaitingOn::Intervention { step, .. }] if step == "sub"));
-    w.go(Input::Retry { by: ops(), hosts: vec![] });
+    w.go(Input::Retry { step: None, whole_wave: false, by: ops(), hosts: vec![] });
     w.give("sub/a", json!({ "v": 1 }));
     w.give("sub/b", json!({}));
     assert_eq!(w.open(), ["z"]);
@@ -432,6 +434,9 @@ fn hosts_give_alike_or_not_at_all() {
     let mut w = World::running(facts(vec![go, last], 0));
     let work = w.d.works_in_flight()[0];
     let host = |h: &str, o: serde_json::Value| HostResult {
+        class: None,
+        exit_code: None,
+        failed_id: None,
         host: h.into(),
         attempt: 1,
         outcome: Outcome::Succeeded,

@@ -190,6 +190,7 @@ impl Watch {
             prop_assert!(!(stood && w.d.pause.is_some()), "started under a pause");
             let (step, attempts): (&str, Vec<(String, u32)>) = match spec {
                 WorkSpec::Central(c) => (&c.step, vec![(String::new(), c.attempt)]),
+                WorkSpec::Probe(_) => continue,
                 WorkSpec::Wave(v) => (&v.step, v.hosts.iter().map(|h| (h.host.clone(), h.attempt)).collect()),
             };
             for (host, attempt) in attempts {
@@ -229,6 +230,9 @@ impl Watch {
         let flying = self.w.d.works_in_flight();
         let Some(id) = flying.get(x % flying.len().max(1)).copied() else { return self.act(Input::Tick) };
         let result = match &self.w.works[&id] {
+            WorkSpec::Probe(_) => {
+                WorkResult::Probe { verdict: crate::work::Verdict::Success, probes: vec![], reason: None }
+            }
             WorkSpec::Central(_) => {
                 let output = match x % 5 {
                     _ if well => json!({ "ok": true }),
@@ -236,7 +240,7 @@ impl Watch {
                     1 => json!({ "ok": false }),
                     _ => json!({ "ok": true }),
                 };
-                WorkResult::Central { succeeded: well || x % 4 != 3, reason: None, output }
+                WorkResult::Central { class: None, succeeded: well || x % 4 != 3, reason: None, output }
             }
             WorkSpec::Wave(v) => {
                 let outcome = |n: usize| match (x >> n) % 6 {
@@ -246,6 +250,9 @@ impl Watch {
                     _ => Outcome::Succeeded,
                 };
                 let host = |(n, h): (usize, &crate::work::WaveHost)| HostResult {
+                    class: None,
+                    exit_code: None,
+                    failed_id: None,
                     host: h.host.clone(),
                     attempt: h.attempt,
                     outcome: outcome(n),
@@ -309,6 +316,7 @@ proptest! {
         // The first transition was made by the world itself.
         let first: Vec<(String, String, u32)> = watch.w.works.values().flat_map(|spec| match spec {
             WorkSpec::Central(c) => vec![(c.step.clone(), String::new(), c.attempt)],
+            WorkSpec::Probe(_) => vec![],
             WorkSpec::Wave(v) => v.hosts.iter().map(|h| (v.step.clone(), h.host.clone(), h.attempt)).collect(),
         }).collect();
         for (step, host, attempt) in first {
@@ -322,7 +330,7 @@ proptest! {
             let by = ops;
             match verb {
                 0..=6 => drop(watch.settle_one(x, false)?),
-                7 => drop(watch.act(Input::Retry { by: by(), hosts: vec![] })?),
+                7 => drop(watch.act(Input::Retry { step: None, whole_wave: false, by: by(), hosts: vec![] })?),
                 8 => drop(watch.act(Input::Skip { by: by(), hosts: vec![] })?),
                 9 => drop(watch.act(Input::Ignore { by: by(), hosts: vec![], reason: "r".into() })?),
                 10 => drop(watch.act(Input::Override { by: by(), hosts: vec![], reason: "r".into() })?),

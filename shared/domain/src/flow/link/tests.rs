@@ -6,6 +6,9 @@ use serde_json::{Map, Value, json};
 
 fn step(id: &str, needs: &[&str], kind: StepKind) -> Step {
     Step {
+        on_timeout: None,
+        required: false,
+        retry: None,
         id: id.into(),
         phase: None,
         needs: needs.iter().map(|n| n.to_string()).collect(),
@@ -28,6 +31,7 @@ fn uses(id: &str, needs: &[&str], flow: &str, with: Value) -> Step {
 
 fn flow(name: &str, steps: Vec<Step>) -> Flow {
     Flow {
+        patience: Default::default(),
         name: name.into(),
         inputs: BTreeMap::new(),
         on_failure: OnFailure::Pause,

@@ -60,7 +60,7 @@ impl Reader<'_> {
         f.finish(self.problems);
         let call = call?;
         let id = id.and_then(|(_, t)| t).unwrap_or_else(|| call.uses.clone());
-        Some(Read { step: HostStep { id, condition, call, always }, id_place: place, named })
+        Some(Read { step: HostStep { id, condition, call, always, required: false }, id_place: place, named })
     }
 
     /// An expression that must be true or false, with or without `${{ }}` around it.

@@ -76,6 +76,9 @@ impl Reader<'_> {
             condition: None,
             on_failure: None,
             repeat: None,
+            required: false,
+            retry: None,
+            on_timeout: None,
             // Stays when it cannot be read, so that steps which need it are not reported as well.
             kind: StepKind::Central(Call { uses: String::new(), with: serde_json::Map::new(), timeout_s: 0 }),
         };
@@ -245,6 +248,10 @@ impl Reader<'_> {
             waves: waves?,
             confirm,
             bake_s: bake.flatten().unwrap_or(0),
+            probes: None,
+            group_by: None,
+            canary: None,
+            stagger: None,
             budget: budget.unwrap_or_default(),
             parallel: parallel.flatten().unwrap_or(0),
             on,
@@ -293,7 +300,7 @@ impl Reader<'_> {
             found
         });
         f.finish(self.problems);
-        Budget { hosts, percent }
+        Budget { hosts, percent, ..Budget::default() }
     }
 
     fn host_steps(&mut self, node: &Node, path: &str, seat: call::Seat) -> Vec<HostStep> {
@@ -323,7 +330,8 @@ impl Reader<'_> {
         let mut steps = |f: &mut Fields<'_>, key| {
             f.take(key).map(|n| self.host_steps(n, &f.path_of(key), call::Seat::Rollback)).unwrap_or_default()
         };
-        let rollback = Rollback { normal: steps(&mut f, "normal"), emergency: steps(&mut f, "emergency") };
+        let rollback =
+            Rollback { normal: steps(&mut f, "normal"), emergency: steps(&mut f, "emergency"), ..Rollback::default() };
         f.finish(self.problems);
         rollback
     }

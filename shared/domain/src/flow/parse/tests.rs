@@ -55,7 +55,7 @@ fn the_example_of_the_design_is_read() {
     assert_eq!(f.steps[2].needs, ["rollout"]);
     let StepKind::Rollout(r) = &f.steps[1].kind else { panic!("a rollout") };
     assert_eq!((r.waves.to_string().as_str(), r.confirm, r.bake_s, r.parallel), ("1 10% *2", Confirm::First, 120, 50));
-    assert_eq!(r.budget, Budget { hosts: Some(1), percent: Some(5.0) });
+    assert_eq!(r.budget, Budget { wave_hosts: None, wave_percent: None, hosts: Some(1), percent: Some(5.0) });
     let ids: Vec<&str> = r.steps.iter().map(|s| s.id.as_str()).collect();
     assert_eq!(ids, ["artifact.fetch", "release.switch", "service.restart", "http.check"]);
     assert_eq!(r.steps[2].condition.as_deref(), Some("inputs.restart"));

@@ -61,6 +61,9 @@ impl Planner<'_> {
             condition,
             on_failure: s.on_failure,
             repeat: s.repeat.clone(),
+            required: s.required,
+            retry: s.retry.clone(),
+            on_timeout: s.on_timeout,
             phase: s.phase,
             ..PlanStep::new(s.id.clone(), s.needs.clone(), kind)
         })

@@ -260,7 +260,7 @@ fn what_does_not_fit_is_named() {
 
 #[test]
 fn failure_budgets() {
-    let b = |hosts, percent| max_failures(&Budget { hosts, percent }, 127);
+    let b = |hosts, percent| max_failures(&Budget { wave_hosts: None, wave_percent: None, hosts, percent }, 127);
     assert_eq!(b(None, None), 0);
     assert_eq!(b(Some(5), None), 5);
     assert_eq!(b(None, Some(5.0)), 6);
@@ -268,7 +268,7 @@ fn failure_budgets() {
     assert_eq!(b(Some(9), Some(5.0)), 6);
     assert_eq!(b(None, Some(100.0)), 127);
     // 7 % of 100 is 7, whatever binary fractions make of it.
-    assert_eq!(max_failures(&Budget { hosts: None, percent: Some(7.0) }, 100), 7);
+    assert_eq!(max_failures(&Budget { wave_hosts: None, wave_percent: None, hosts: None, percent: Some(7.0) }, 100), 7);
 }
 
 /// Every value of the JSON text with one leaf changed, or an element more or less in a list.

@@ -1,0 +1,88 @@
+//! What a deployment keeps of its plan.
+
+use super::*;
+use crate::plan::{Plan, PlanRollout, PlanStep, PlanStepKind, graph};
+
+/// How many steps a host has, where conditions may take some away; 0: all.
+fn own_steps(plan: &Plan, step: &PlanStep, r: &PlanRollout, host: u32) -> u32 {
+    if r.conditions.is_empty() {
+        return 0;
+    }
+    // A spec that cannot be rendered fails the plan itself, before it comes here.
+    plan.task_spec(&step.id, host).map_or(0, |spec| spec.steps.len() as u32)
+}
+
+fn wave(plan: &Plan, step: &PlanStep, r: &PlanRollout, index: usize, hosts: &[u32]) -> WaveRun {
+    let known = hosts.iter().filter_map(|h| Some((*h, plan.hosts.get(*h as usize)?)));
+    let hosts = known.map(|(i, h)| HostRun { steps: own_steps(plan, step, r, i), ..HostRun::waiting(h.name.clone()) });
+    WaveRun { max_failures: r.wave_failures.get(index).copied(), ..WaveRun::waiting(hosts.collect()) }
+}
+
+impl PlanFacts {
+    /// What a deployment keeps of a plan with this digest.
+    pub fn of(plan: &Plan, digest: &str) -> PlanFacts {
+        let not_taken = graph::not_taken(plan);
+        let steps = plan.steps.iter().map(|s| StepRun {
+            id: s.id.clone(),
+            needs: s.needs.clone(),
+            join: s.join,
+            condition: s.condition.clone(),
+            on_failure: s.on_failure,
+            repeat: s.repeat.as_ref().map(|r| RepeatRun {
+                until: r.until.clone(),
+                max: r.max,
+                every_s: r.every_s,
+                runs: 0,
+                next_at: None,
+            }),
+            required: s.required,
+            retry: s.retry.clone(),
+            on_timeout: s.on_timeout,
+            phase: s.phase,
+            tries: Tries::default(),
+            forced: None,
+            left_out: s.skipped,
+            reads: graph::reads(plan, s),
+            reached: false,
+            asks: None,
+            chosen: None,
+            reason: None,
+            state: match s.skipped {
+                _ if not_taken.contains(s.id.as_str()) => StepState::NotTaken,
+                true => StepState::Skipped,
+                false => StepState::Waiting,
+            },
+            outputs: serde_json::Map::new(),
+            kind: match &s.kind {
+                PlanStepKind::Gateway(g) => {
+                    StepRunKind::Gateway(GatewayRun { gateway: g.clone(), taken: None, chosen_by: None, reason: None })
+                }
+                PlanStepKind::Enter { scope } => StepRunKind::Enter { scope: scope.clone() },
+                PlanStepKind::Leave { scope } => StepRunKind::Leave { scope: scope.clone() },
+                PlanStepKind::Central { action, .. } => {
+                    StepRunKind::Central { action: action.clone(), attempt: 0, work: None, reason: None }
+                }
+                PlanStepKind::Rollout(r) => StepRunKind::Rollout(RolloutRun {
+                    confirm: r.confirm,
+                    bake_s: r.bake_s,
+                    max_failures: r.max_failures,
+                    parallel: r.parallel,
+                    host_steps: r.steps.len() as u32,
+                    stagger: r.stagger,
+                    probes: r.probes.as_ref().map(|p| p.inconclusive),
+                    required: r.required.clone(),
+                    waves: r.waves.iter().enumerate().map(|(i, w)| wave(plan, s, r, i, w)).collect(),
+                }),
+            },
+        });
+        PlanFacts {
+            digest: digest.into(),
+            rules: plan.approvals.clone(),
+            on_failure: plan.on_failure,
+            steps: steps.collect(),
+            context: graph::run_context(plan),
+            patience: plan.patience.unwrap_or_default(),
+            automatic: plan.automatic,
+        }
+    }
+}
