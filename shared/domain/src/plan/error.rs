@@ -51,6 +51,8 @@ pub enum PlanError {
     UnknownStep(String),
     #[error("rollout step `{step}` has no host number {host}")]
     UnknownHost { step: String, host: u32 },
+    #[error("rollout step `{step}` has no task of segment {segment} for host number {host}")]
+    UnknownSegment { step: String, segment: u32, host: u32 },
     #[error("the plan cannot be written as JSON")]
     Json,
 }

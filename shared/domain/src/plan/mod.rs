@@ -14,6 +14,7 @@ pub(crate) mod graph;
 mod plugins;
 mod references;
 mod render;
+pub mod segment;
 
 pub use build::{BuildInput, HostFacts, ROLLBACK_STEP, Surroundings, build};
 pub use canonical::canonical_json;
@@ -262,23 +263,6 @@ pub struct Judge {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fail: Option<String>,
     pub failures: u32,
-}
-
-/// The tasks of one rollout are told apart by their segment.
-pub mod segment {
-    /// The host steps themselves.
-    pub const MAIN: u32 = 0;
-    /// The probes that run on hosts.
-    pub const PROBES: u32 = 1;
-    /// From here on: what is done on the host of a load balancer for one member.
-    const TRAFFIC: u32 = 16;
-
-    /// The segment in which load balancer `lb` (its index in the rollout) lets the host with this index go (`attach`
-    /// false) or takes it back.
-    pub fn traffic(lb: u32, host: u32, attach: bool) -> Option<u32> {
-        // Eight load balancers a rollout at most (the parser sees to it).
-        host.checked_mul(16)?.checked_add(lb * 2 + u32::from(attach))?.checked_add(TRAFFIC).filter(|_| lb < 8)
-    }
 }
 
 /// The digest with the two parts it is made of.

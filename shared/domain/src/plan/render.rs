@@ -10,11 +10,13 @@ use crate::{
     task::{TaskSpec, TaskStep},
 };
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// The steps of a rollout, compiled once for all its hosts.
 #[derive(Debug)]
 pub(super) struct Compiled {
     step: String,
+    segment: u32,
     context: Context,
     steps: Vec<CompiledStep>,
     reads: Reads,
@@ -52,17 +54,32 @@ struct CompiledStep {
 
 impl Compiled {
     pub(super) fn new(plan: &Plan, step: &str) -> Result<Compiled, PlanError> {
-        let rollout = rollout(plan, step)?;
+        let r = rollout(plan, step)?;
+        Compiled::of(plan, step, super::segment::MAIN, &r.steps, &r.conditions)
+    }
+
+    /// The probes that run on hosts; `None` if there are none.
+    pub(super) fn probes(plan: &Plan, step: &str, r: &PlanRollout) -> Result<Option<Compiled>, PlanError> {
+        let on_hosts = r.probes.as_ref().map(|p| &p.on_hosts).filter(|s| !s.is_empty());
+        on_hosts.map(|s| Compiled::of(plan, step, super::segment::PROBES, s, &BTreeMap::new())).transpose()
+    }
+
+    fn of(
+        plan: &Plan,
+        step: &str,
+        segment: u32,
+        written: &[TaskStep],
+        conditions: &BTreeMap<String, String>,
+    ) -> Result<Compiled, PlanError> {
         let wrong = |id: &str| {
             let step = format!("{step}.{id}");
             move |error| PlanError::Expression { step, host: None, error }
         };
-        let mut steps = Vec::with_capacity(rollout.steps.len());
-        for s in &rollout.steps {
+        let mut steps = Vec::with_capacity(written.len());
+        for s in written {
             let unknown = || PlanError::UnknownAction { step: s.id.clone(), action: s.action.clone() };
             let action = actions::find(&s.action).ok_or_else(unknown)?;
-            let condition =
-                rollout.conditions.get(&s.id).map(|c| Expression::compile(c)).transpose().map_err(wrong(&s.id))?;
+            let condition = conditions.get(&s.id).map(|c| Expression::compile(c)).transpose().map_err(wrong(&s.id))?;
             let mut fixed = Map::new();
             let mut computed = Vec::new();
             for (key, value) in &s.with {
@@ -79,7 +96,7 @@ impl Compiled {
         let reads = Reads::of(&steps);
         let own = steps.iter().map(|s| s.fixed.id.clone());
         let context = context_in(plan, scope_of(step)).with_own_steps(own);
-        Ok(Compiled { step: step.into(), context, steps, reads })
+        Ok(Compiled { step: step.into(), segment, context, steps, reads })
     }
 
     /// Is there anything that may differ from host to host?
@@ -141,7 +158,7 @@ impl Compiled {
             version: plan.artifact.version.clone(),
             host: host.name.clone(),
             step: self.step.clone(),
-            segment: 0,
+            segment: self.segment,
             steps,
         })
     }
@@ -174,9 +191,6 @@ fn host_value(h: &PlanHost, files: bool) -> Value {
 impl Plan {
     /// What an agent is asked to do for one host of a rollout. For many hosts use a [`super::PlanTree`].
     pub fn task_spec(&self, step: &str, host: u32) -> Result<TaskSpec, PlanError> {
-        let unknown = || PlanError::UnknownHost { step: step.into(), host };
-        let in_waves = rollout(self, step)?.waves.iter().flatten().any(|h| *h == host);
-        let facts = self.hosts.get(host as usize).filter(|_| in_waves).ok_or_else(unknown)?;
-        Compiled::new(self, step)?.spec(self, facts)
+        self.task_spec_at(step, super::segment::MAIN, host)
     }
 }
