@@ -30,6 +30,7 @@ try {
 
   await page.getByText("approval 0 of 1").waitFor();
   await page.getByRole("button", { name: "Approve" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Approve" }).click();
   // From here on nothing is clicked: the page follows by itself.
   await page.locator("h1 .state.succeeded").waitFor();
   await page.locator(".host.succeeded").nth(2).waitFor();

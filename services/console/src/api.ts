@@ -1,16 +1,45 @@
 // The HTTP API as the console uses it: types, one request function, and a reader of event streams that can resume.
 
-export type Waiting = { on: string; text: string; data?: { hosts?: string[] } };
+export type Waiting = { on: string; text: string; data?: { hosts?: string[]; owner?: string | null; deadline?: string | null } };
+
+/** Who did something, why and when. */
+export type By = { who: string; reason: string; at: string };
+
+// Fields marked `?` are left out where there is nothing to say.
 
 export type HostRun = {
   host: string;
   state: string;
   attempt: number;
   failed_step: number | null;
+  failed_id?: string | null;
   reason: string | null;
+  /** What kind of failure it was. */
+  class?: string | null;
+  /** Retries that a policy made. */
+  retried?: number;
+  /** A person stopped it, or said how it came out. */
+  by?: By | null;
+  task?: { traffic?: Traffic | null } | null;
 };
 
-export type Wave = { index: number; state: string; bake_until: string | null; hosts: HostRun[] };
+/** Where a host stands with the load balancers. */
+export type Traffic = { state: string; reason?: string | null; since?: string };
+
+export type ProbeResult = { probe: string; verdict: string; looks: number; value?: unknown; reason?: string | null };
+
+export type Wave = {
+  index: number;
+  state: string;
+  bake_until: string | null;
+  group?: string | null;
+  max_failures?: number | null;
+  probe?: { verdict: string | null; reason?: string | null; probes: ProbeResult[] } | null;
+  hosts: HostRun[];
+};
+
+/** Of the hosts, each counted once. */
+export type Counts = Record<string, number> & { total: number };
 
 export type Step = {
   id: string;
@@ -22,6 +51,11 @@ export type Step = {
   taken: string[];
   /** What a person may answer where an expression failed. */
   choices: string[];
+  phase?: string | null;
+  required?: boolean;
+  forced?: By | null;
+  /** Of a rollout: hosts that may fail in all. */
+  max_failures?: number | null;
   /** Repeated steps. */
   runs: number | null;
   max_runs: number | null;
@@ -40,6 +74,7 @@ export type Summary = {
   started_at: string | null;
   ended_at: string | null;
   waiting_on: Waiting[];
+  hosts?: Counts;
 };
 
 export type Deployment = Summary & {
@@ -48,6 +83,15 @@ export type Deployment = Summary & {
   steps: Step[];
   approvals: { person: string; decision: string; at: string; comment: string }[];
   rolled_back_by: string | null;
+  pause?: By | null;
+  end?: By | null;
+  claim?: By | null;
+  /** It waits for a person: since when, until when, and who answers for it. */
+  attention?: { since: string; deadline: string; owner?: string | null } | null;
+  run?: number;
+  reopened?: By | null;
+  amendment?: { by: By; inputs: Record<string, unknown>; digest: string; missing?: { rule: string; have: number; quorum: number }[] } | null;
+  rollback_of?: string | null;
   /** What this person may press now, by right and by state. */
   actions: string[];
 };
@@ -88,16 +132,20 @@ export async function get<T>(path: string): Promise<T> {
   return (await r.json()) as T;
 }
 
-/** Sends a verb. The key makes a double click or a lost answer harmless. */
-export async function post(path: string, body: unknown): Promise<{ accepted?: boolean; detail?: string }> {
+async function send(method: string, path: string, body?: unknown): Promise<{ accepted?: boolean; detail?: string }> {
   const r = await fetch(`/api/v1${path}`, {
-    method: "POST",
+    method,
     headers: headers({ "content-type": "application/json", "idempotency-key": crypto.randomUUID() }),
-    body: JSON.stringify(body),
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   });
   if (!r.ok) throw await problem(r);
-  return (await r.json()) as { accepted?: boolean; detail?: string };
+  return (await r.json().catch(() => ({}))) as { accepted?: boolean; detail?: string };
 }
+
+/** Sends a verb. The key makes a double click or a lost answer harmless. */
+export const post = (path: string, body: unknown) => send("POST", path, body);
+export const put = (path: string, body: unknown) => send("PUT", path, body);
+export const remove = (path: string) => send("DELETE", path);
 
 export type StreamEvent = { id: string; event: string; data: string };
 

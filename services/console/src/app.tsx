@@ -1,7 +1,10 @@
 // Sign-in and the frame around every page. The page is named by the hash, so the server needs no routes of its own.
 import { type FormEvent, useCallback, useEffect, useState } from "react";
 import { get, Problem, token } from "./api";
+import { Board } from "./board";
+import { BundlePage, Bundles } from "./bundles";
 import { DeploymentPage } from "./deployment";
+import { Hosts } from "./hosts";
 import { Deployments } from "./list";
 import { NewDeployment } from "./new";
 
@@ -32,7 +35,6 @@ export function App() {
 
   if (!checked) return null;
   if (!me) return <SignIn done={signIn} />;
-  const id = /^#\/deployments\/([0-9a-f-]{36})$/.exec(hash)?.[1];
   const signOut = () => {
     token.clear();
     setMe(null);
@@ -44,7 +46,8 @@ export function App() {
           <img src="/icon.svg" alt="" width="24" height="24" /> Windlass
         </a>
         <nav>
-          <a href="#/">Deployments</a> <a href="#/new">New</a>
+          <a href="#/">Deployments</a> <a href="#/new">New</a> <a href="#/environments">Environments</a>{" "}
+          <a href="#/bundles">Bundles</a> <a href="#/hosts">Hosts</a>
         </nav>
         <span className="grow" />
         <span className="muted">{me.person}</span>
@@ -52,9 +55,20 @@ export function App() {
           Sign out
         </button>
       </header>
-      <main>{id ? <DeploymentPage key={id} id={id} /> : hash === "#/new" ? <NewDeployment /> : <Deployments />}</main>
+      <main>
+        <PageOf hash={hash} />
+      </main>
     </>
   );
+}
+
+function PageOf({ hash }: { hash: string }) {
+  const [, place, id] = /^#\/([a-z]*)(?:\/([0-9a-f-]{36}))?$/.exec(hash) ?? [];
+  if (place === "deployments" && id) return <DeploymentPage key={id} id={id} />;
+  if (place === "bundles") return id ? <BundlePage key={id} id={id} /> : <Bundles />;
+  if (place === "environments") return <Board />;
+  if (place === "hosts") return <Hosts />;
+  return place === "new" ? <NewDeployment /> : <Deployments />;
 }
 
 function SignIn({ done }: { done: () => Promise<void> }) {

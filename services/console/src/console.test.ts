@@ -1,10 +1,16 @@
 // The parts with logic of their own: the stream splitter, the log cleaner, the verbs of each state.
 import { describe, expect, test } from "vitest";
 import { split } from "./api";
-import { verbs, worthShowing } from "./deployment";
+import { standing } from "./board";
+import { inOrder } from "./bundles";
+import { worthShowing } from "./deployment";
+import { Chosen } from "./extra";
+import { matching } from "./hosts";
 import { plain } from "./logs";
 import { change, type Field, inputsOf, names } from "./new";
-import { ago } from "./parts";
+import { ago, span } from "./parts";
+import { brief, byNeed, counted } from "./rollout";
+import { verbs } from "./verbs";
 
 describe("event streams", () => {
   test("a cut event waits for its rest", () => {
@@ -35,24 +41,24 @@ describe("buttons", () => {
     expect(names({})).toEqual([]);
   });
   test("an approval names the plan that was shown", () => {
-    expect(verbs({ ...d, actions: ["approve"] })[0]?.body("ok")).toEqual({ digest: "sha256:1", comment: "ok" });
+    expect(verbs({ ...d, actions: ["approve"] })[0]?.body("ok", new Chosen())).toEqual({ digest: "sha256:1", comment: "ok" });
   });
   test("an intervention offers what helps", () => {
     const actions = ["retry", "skip", "ignore", "pause", "resume", "abort", "rollback", "override"];
     expect(names({ actions, waiting_on: [{ on: "intervention", text: "" }] })).toEqual([
       "Retry", "Skip step", "Ignore", "Pause", "Abort", "Roll back",
     ]);
-    expect(names({ actions })).toEqual(["Pause", "Abort", "Roll back"]);
+    expect(names({ actions })).toEqual(["Retry", "Pause", "Abort", "Roll back"]);
   });
   test("an override names the unknown hosts", () => {
     const waiting_on = [{ on: "unknown", text: "", data: { hosts: ["a"] } }];
-    expect(verbs({ ...d, actions: ["override"], waiting_on })[0]?.body("gone")).toEqual({ hosts: ["a"], reason: "gone" });
+    expect(verbs({ ...d, actions: ["override"], waiting_on })[0]?.body("gone", new Chosen())).toEqual({ hosts: ["a"], reason: "gone" });
   });
   test("what an expression could not decide is a button a branch", () => {
     const base = { needs: [], state: "waiting", kind: "gateway" as const, action: null, reason: "x", taken: [], runs: null, max_runs: null, waves: [] };
     const steps = [{ ...base, id: "which", choices: ["up", "default"] }, { ...base, id: "other", choices: [] }];
     expect(names({ actions: ["choose"], steps })).toEqual(["which: up", "which: default"]);
-    expect(verbs({ ...d, actions: ["choose"], steps })[1]?.body("")).toEqual({ step: "which", branch: "default" });
+    expect(verbs({ ...d, actions: ["choose"], steps })[1]?.body("", new Chosen())).toEqual({ step: "which", branch: "default" });
   });
   test("a way into a subflow is shown only where it asks", () => {
     const step = { id: "sub/enter", kind: "subflow" as const, choices: [] as string[] };
@@ -61,11 +67,75 @@ describe("buttons", () => {
     expect(worthShowing({ ...step, id: "sub" })).toBe(true);
   });
   test("a changed plan is accepted by the digest that was shown", () => {
-    expect(verbs({ ...d, actions: ["accept"] })[0]?.body("")).toEqual({ digest: "sha256:1" });
+    expect(verbs({ ...d, actions: ["accept"] })[0]?.body("", new Chosen())).toEqual({ digest: "sha256:1" });
   });
   test("a rollback is asked for once", () => {
     expect(names({ actions: ["rollback"], rolled_back_by: "y" })).toEqual([]);
   });
+});
+
+describe("stepping in", () => {
+  const host = (name: string, state: string) => ({ host: name, state, attempt: 1, failed_step: null, reason: null });
+  const wave = { index: 0, state: "failed", bake_until: null, hosts: [host("a", "succeeded"), host("b", "failed"), host("c", "running")] };
+  const step = {
+    id: "roll", state: "running", kind: "rollout" as const, action: null, reason: null, taken: [], choices: [], runs: null, max_runs: null,
+    waves: [wave],
+  };
+  const d = { plan_digest: "sha256:1", waiting_on: [], steps: [step], actions: [] as string[], kind: "normal", rolled_back_by: null };
+  const offered = (x: Partial<Parameters<typeof verbs>[0]>) => verbs({ ...d, ...x });
+  test("who has not claimed it may take it over, who has may give it back", () => {
+    const claim = { who: "ann", reason: "", at: "" };
+    expect(offered({ actions: ["claim"] }).map((v) => v.name)).toEqual(["Claim"]);
+    expect(offered({ actions: ["claim"], claim })[0]?.body("asleep", new Chosen())).toEqual({ take_over: true, reason: "asleep" });
+    expect(offered({ actions: ["claim", "unclaim"], claim }).map((v) => v.name)).toEqual(["Give back"]);
+  });
+  test("only hosts that run can be stopped", () => {
+    expect(offered({ actions: ["stop"] })[0]?.extra?.hosts).toEqual(["c"]);
+    expect(offered({ actions: ["retry"] })[0]?.extra?.hosts).toEqual(["b"]);
+  });
+  test("a rollback says how far and whether for good", () => {
+    const c = new Chosen().with({ mode: "emergency", to: "1.2.0", veto: true, phase: "release" });
+    const v = offered({ actions: ["rollback"] })[0];
+    expect(v?.body("bad", c)).toEqual({ mode: "emergency", reason: "bad", to: "1.2.0", veto: true, from_phase: "release" });
+    expect(v?.body("bad", new Chosen())).toEqual({ mode: "normal", reason: "bad" });
+  });
+  test("an amendment is approved by its own digest", () => {
+    const amendment = { by: { who: "ann", reason: "", at: "" }, inputs: {}, digest: "sha256:2" };
+    expect(offered({ actions: ["approve"], amendment })[0]?.body("", new Chosen())).toEqual({ digest: "sha256:2", comment: "" });
+  });
+  test("hosts that need somebody come first", () => {
+    expect(byNeed(wave.hosts).map((h) => h.host)).toEqual(["b", "c", "a"]);
+    expect(counted({ total: 3, succeeded: 1, failed: 2, unknown: 0 })).toEqual([["failed", 2], ["succeeded", 1]]);
+  });
+});
+
+test("hosts are found by every word", () => {
+  const hosts = [
+    { name: "web-1", address: "10.0.0.1", labels: { zone: "a" } },
+    { name: "web-2", address: "10.0.0.2", labels: { zone: "b" } },
+  ];
+  expect(matching(hosts, "WEB zone=b").map((h) => h.name)).toEqual(["web-2"]);
+  expect(matching(hosts, "").length).toBe(2);
+});
+
+test("members stand in the order they can run, and a circle is shown all the same", () => {
+  const m = (name: string, ...needs: string[]) => ({ name, needs });
+  expect(inOrder([m("c", "b"), m("b", "a"), m("a")]).map((x) => x.name)).toEqual(["a", "b", "c"]);
+  expect(inOrder([m("x", "y"), m("y", "x")]).map((x) => x.name)).toEqual(["x", "y"]);
+});
+
+test("a withdrawn proof is no proof", () => {
+  const proof = { environment: "beta", deployment: "", at: "", withdrawn: true, reason: null };
+  expect(standing([proof], "beta")).toBe("withdrawn");
+  expect(standing([{ ...proof, withdrawn: false }], "beta")).toBe("verified");
+  expect(standing([], "beta")).toBe("");
+});
+
+test("short texts", () => {
+  expect(span(59)).toBe("59 s");
+  expect(span(90_000)).toBe("1 d");
+  expect(brief("x".repeat(100)).length).toBe(80);
+  expect(brief(0.25)).toBe("0.25");
 });
 
 describe("the form of a request", () => {

@@ -1,8 +1,11 @@
 // One deployment: what it waits for, its waves and hosts changing live, the buttons, the log.
 import { useCallback, useEffect, useRef, useState } from "react";
-import { type Deployment, follow, get, type HostRun, post, type Step, type Wave } from "./api";
+import { type Deployment, follow, get, type Step } from "./api";
+import { DiagnosisPanel } from "./diagnosis";
 import { Logs } from "./logs";
-import { Ago, State, WaitingText } from "./parts";
+import { Ago, State, Until, WaitingText } from "./parts";
+import { brief, HostCounts, WaveView } from "./rollout";
+import { Buttons } from "./verbs";
 
 /** Events come in bursts; one reading serves a whole burst. */
 const GATHER_MS = 50;
@@ -52,6 +55,14 @@ export function DeploymentPage({ id }: { id: string }) {
           Waiting for <WaitingText waiting={d.waiting_on} />
         </p>
       )}
+      {d.attention && (
+        <p className="muted">
+          It has waited for a person since <Ago at={d.attention.since} />
+          {d.attention.owner && <>; {d.attention.owner} answers for it</>}; too late in
+          <Until at={d.attention.deadline} />.
+        </p>
+      )}
+      {d.hosts && <HostCounts counts={d.hosts} />}
       {error && <p role="alert">{error}</p>}
       <Buttons d={d} done={load} />
       <dl>
@@ -60,6 +71,49 @@ export function DeploymentPage({ id }: { id: string }) {
           by {d.requested_by}, <Ago at={d.requested_at} />
           {d.note && <> — {d.note}</>}
         </dd>
+        {(d.run ?? 1) > 1 && (
+          <>
+            <dt>Run</dt>
+            <dd>
+              {d.run}
+              {d.reopened && (
+                <>
+                  , taken up again by {d.reopened.who}, <Ago at={d.reopened.at} />
+                </>
+              )}
+            </dd>
+          </>
+        )}
+        {d.claim && (
+          <>
+            <dt>Claimed</dt>
+            <dd>
+              by {d.claim.who}, <Ago at={d.claim.at} />
+            </dd>
+          </>
+        )}
+        {d.amendment && (
+          <>
+            <dt>Other inputs</dt>
+            <dd>
+              {Object.entries(d.amendment.inputs).map(([k, v]) => (
+                <code key={k}>
+                  {k}={brief(v)}{" "}
+                </code>
+              ))}
+              asked for by {d.amendment.by.who}
+              {d.amendment.missing?.map((m) => ` — approval ${m.have} of ${m.quorum} for ${m.rule}`)}
+            </dd>
+          </>
+        )}
+        {d.end && (
+          <>
+            <dt>Ended</dt>
+            <dd>
+              by {d.end.who}, <Ago at={d.end.at} />: {d.end.reason}
+            </dd>
+          </>
+        )}
         <dt>Plan</dt>
         <dd>
           <code title={d.plan_digest}>{d.plan_digest.slice(0, 19)}…</code>
@@ -76,6 +130,14 @@ export function DeploymentPage({ id }: { id: string }) {
             </dd>
           </>
         )}
+        {d.rollback_of && (
+          <>
+            <dt>Goes back from</dt>
+            <dd>
+              <a href={`#/deployments/${d.rollback_of}`}>{d.rollback_of}</a>
+            </dd>
+          </>
+        )}
         {d.rolled_back_by && (
           <>
             <dt>Rollback</dt>
@@ -85,6 +147,7 @@ export function DeploymentPage({ id }: { id: string }) {
           </>
         )}
       </dl>
+      {!["succeeded", "rolled_back"].includes(d.state) && <DiagnosisPanel id={d.id} may={d.actions.length > 0} />}
       {d.steps.filter(worthShowing).map((s) => (
         <StepView key={s.id} step={s} />
       ))}
@@ -104,142 +167,20 @@ function StepView({ step }: { step: Step }) {
     <section className={step.state === "not_taken" ? "step not-taken" : "step"}>
       <h2>
         {step.id} {about && <span className="muted">{about}</span>} <State state={step.state} />
+        {step.phase && <span className="tag">{step.phase}</span>}
+        {step.required && <span className="tag">required</span>}
       </h2>
       {step.taken.length > 0 && <p className="muted">went on to {step.taken.join(", ")}</p>}
       {step.runs !== null && <p className="muted">{`run ${step.runs} of at most ${step.max_runs}`}</p>}
       {step.reason && <p className="reason">{step.reason}</p>}
-      {step.waves.map((w) => <WaveView key={w.index} n={w.index} wave={w} />)}
-    </section>
-  );
-}
-
-function WaveView({ n, wave }: { n: number; wave: Wave }) {
-  return (
-    <div className="wave" data-state={wave.state}>
-      <h3>
-        {n === 0 ? "Canary" : `Wave ${n + 1}`} <State state={wave.state} />
-      </h3>
-      <ul className="hosts">
-        {wave.hosts.map((h) => (
-          <HostView key={h.host} h={h} />
-        ))}
-      </ul>
-    </div>
-  );
-}
-
-function HostView({ h }: { h: HostRun }) {
-  return (
-    <li className={`host ${h.state}`} title={h.reason ?? h.state}>
-      <b>{h.host}</b> <State state={h.state} />
-      {h.attempt > 1 && <span className="muted"> attempt {h.attempt}</span>}
-      {h.reason && <div className="reason">{h.reason}</div>}
-    </li>
-  );
-}
-
-type Verb = { name: string; path: string; body: (reason: string) => unknown; ask?: string; danger?: boolean };
-
-/** The buttons: what the server says this person may do now, and only where it can help. */
-export function verbs(d: Pick<Deployment, "plan_digest" | "waiting_on" | "steps" | "actions" | "kind" | "rolled_back_by">): Verb[] {
-  const waits = (on: string) => d.waiting_on.some((w) => w.on === on);
-  const unknown = d.waiting_on.filter((w) => w.on === "unknown").flatMap((w) => w.data?.hosts ?? []);
-  // Bound to the plan that this page shows: if it changes in the meantime, the server refuses.
-  const decide = (comment: string) => ({ digest: d.plan_digest, comment });
-  const why = (reason: string) => ({ reason });
-  const all: (Verb & { when?: boolean })[] = [
-    { name: "Approve", path: "approve", body: decide },
-    { name: "Reject", path: "reject", body: decide, ask: "Why?", danger: true },
-    { name: "Cancel", path: "cancel", body: why, ask: "Why?", danger: true },
-    ...d.steps.flatMap((s) =>
-      s.waves
-        .filter((w) => w.state === "confirming")
-        .map((w) => ({ name: `Confirm wave ${w.index + 1}`, path: "confirm", body: () => ({ wave: w.index }) })),
-    ),
-    ...d.steps.flatMap((s) =>
-      s.choices.map((branch) => ({ name: `${s.id}: ${branch}`, path: "choose", body: () => ({ step: s.id, branch }) })),
-    ),
-    { name: "Accept the changed plan", path: "accept", body: () => ({ digest: d.plan_digest }) },
-    { name: "Retry", path: "retry", body: () => ({ hosts: [] }), when: waits("intervention") },
-    { name: "Skip step", path: "skip", body: () => ({ hosts: [] }), when: waits("intervention") },
-    {
-      name: "Ignore",
-      path: "ignore",
-      body: (reason) => ({ hosts: [], reason }),
-      ask: "Why may it be ignored?",
-      when: waits("intervention"),
-    },
-    { name: "Resume", path: "resume", body: () => ({}), when: waits("operator") },
-    { name: "Pause", path: "pause", body: why, ask: "Why?", when: !waits("operator") },
-    { name: "Abort", path: "abort", body: why, ask: "Why?", danger: true },
-    {
-      name: "Override unknown",
-      path: "override",
-      body: (reason) => ({ hosts: unknown, reason }),
-      ask: `What do you know about ${unknown.join(", ")}?`,
-      danger: true,
-      when: unknown.length > 0,
-    },
-    {
-      name: "Roll back",
-      path: "rollback",
-      body: (reason) => ({ mode: "normal", reason }),
-      ask: "Why?",
-      danger: true,
-      when: d.kind !== "rollback" && !d.rolled_back_by,
-    },
-  ];
-  return all.filter((v) => d.actions.includes(v.path) && v.when !== false);
-}
-
-function Buttons({ d, done }: { d: Deployment; done: () => Promise<void> }) {
-  const [busy, setBusy] = useState("");
-  const [asking, setAsking] = useState<Verb | null>(null);
-  const [reason, setReason] = useState("");
-  const [answer, setAnswer] = useState<{ ok: boolean; text: string } | null>(null);
-
-  const send = async (v: Verb) => {
-    setBusy(v.name);
-    setAsking(null);
-    try {
-      const r = await post(`/deployments/${d.id}/${v.path}`, v.body(reason));
-      setAnswer({ ok: true, text: r.detail ?? "done" });
-    } catch (e) {
-      setAnswer({ ok: false, text: e instanceof Error ? e.message : String(e) });
-    }
-    setBusy("");
-    setReason("");
-    await done();
-  };
-
-  return (
-    <div className="buttons">
-      {verbs(d).map((v) => (
-        <button
-          type="button"
-          key={v.name}
-          className={v.danger ? "danger" : ""}
-          disabled={busy !== ""}
-          onClick={() => (v.ask ? setAsking(v) : void send(v))}
-        >
-          {busy === v.name ? "…" : v.name}
-        </button>
-      ))}
-      {asking && (
-        <form
-          onSubmit={(e) => {
-            e.preventDefault();
-            void send(asking);
-          }}
-        >
-          <input value={reason} onChange={(e) => setReason(e.target.value)} placeholder={asking.ask} autoFocus required />
-          <button type="submit">{asking.name}</button>
-          <button type="button" className="plain" onClick={() => setAsking(null)}>
-            Back
-          </button>
-        </form>
+      {step.forced && (
+        <p className="muted">
+          {step.forced.who} said how it came out, <Ago at={step.forced.at} />: {step.forced.reason}
+        </p>
       )}
-      {answer && <p role={answer.ok ? "status" : "alert"}>{answer.text}</p>}
-    </div>
+      {step.waves.map((w) => (
+        <WaveView key={w.index} step={step} wave={w} />
+      ))}
+    </section>
   );
 }
