@@ -21,6 +21,7 @@ mod secrets;
 mod shared;
 mod ssh;
 mod steplog;
+mod traffic;
 mod wave;
 
 pub use error::Error;

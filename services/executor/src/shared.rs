@@ -130,6 +130,8 @@ pub(crate) enum Signal {
         by: String,
         reason: String,
     },
+    /// What became of taking a host off, or bringing it back.
+    Traffic(crate::traffic::Told),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

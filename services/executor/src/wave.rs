@@ -288,6 +288,7 @@ impl Wave {
                     }
                 }
                 Signal::Override { task, by, reason } => inputs.push(Input::Override { task, by, reason }),
+                Signal::Traffic(_) => {}
                 Signal::Nudge(task) => {
                     if let Some(t) = self.timers.get_mut(&task) {
                         t.at = Instant::now();

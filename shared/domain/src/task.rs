@@ -4,7 +4,8 @@
 use crate::{
     Timestamp,
     ids::{AgentId, TaskId},
-    work::Outcome,
+    traffic::{TaskTraffic, TrafficState},
+    work::{FailureClass, Outcome},
 };
 use serde::{Deserialize, Serialize};
 
@@ -157,12 +158,12 @@ pub struct Task {
     pub auto_stopped: bool,
     /// Where its host stands with the load balancers; absent when the rollout has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traffic: Option<crate::traffic::TaskTraffic>,
+    pub traffic: Option<TaskTraffic>,
     /// A person stopped this host: who, why, when. `state` follows once it is known what became of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<crate::deployment::By>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub class: Option<crate::work::FailureClass>,
+    pub class: Option<FailureClass>,
     pub offered_at: Option<Timestamp>,
     pub granted_at: Option<Timestamp>,
     pub started_at: Option<Timestamp>,
@@ -209,6 +210,12 @@ pub enum TaskInput {
         by: String,
         reason: String,
     },
+    /// What became of its host's traffic: [`Draining`](TrafficState::Draining) when its turn has come, then what the load
+    /// balancers said.
+    Traffic {
+        state: TrafficState,
+        reason: Option<String>,
+    },
 }
 
 /// Why an input changes nothing.
@@ -229,12 +236,17 @@ impl Task {
     pub fn apply(&self, input: TaskInput, now: Timestamp) -> Result<Task, Refusal> {
         use TaskState::*;
         let mut t = self.clone();
+        let input = match input {
+            TaskInput::Traffic { state, reason } => return self.traffic(state, reason, now),
+            other => other,
+        };
         if self.state.is_final() {
             return Err(Refusal::Settled);
         }
         let granted_to = |instance: &str| self.granted.as_ref().is_some_and(|g| g.instance == instance);
         match (self.state, input) {
-            (Pending, TaskInput::Offer) => {
+            // Nothing starts on a host that is not off.
+            (Pending, TaskInput::Offer) if self.traffic.as_ref().is_none_or(|t| t.state == TrafficState::Drained) => {
                 t.state = Offered;
                 t.offered_at = Some(now);
             }
@@ -304,21 +316,82 @@ impl Task {
         Ok(t)
     }
 
+    /// Whatever ends a task also begins to bring its host back; an unknown host stays off, for it may still run.
     fn settle(&mut self, state: TaskState, reason: Option<String>, now: Timestamp) {
         self.state = state;
         self.reason = reason;
         self.settled_at = Some(now);
+        let off = |t: &TaskTraffic| matches!(t.state, TrafficState::Draining | TrafficState::Drained);
+        if state.is_final() && self.traffic.as_ref().is_some_and(off) {
+            self.traffic = Some(TaskTraffic { state: TrafficState::Attaching, since: now, reason: None });
+        }
+    }
+
+    /// Every pair of where the host stands and what is said about it; the state of the task decides the rest.
+    fn traffic(&self, to: TrafficState, reason: Option<String>, now: Timestamp) -> Result<Task, Refusal> {
+        use TrafficState::*;
+        let mut t = self.clone();
+        let from = self.traffic.as_ref().map(|t| t.state);
+        let moved = TaskTraffic { state: to, since: now, reason: reason.clone() };
+        match (from, to) {
+            (Some(from), to) if from == to => {
+                // What it waits for may change meanwhile.
+                if self.traffic.as_ref().is_some_and(|t| t.reason == reason) {
+                    return Err(Refusal::Duplicate);
+                }
+                let since = self.traffic.as_ref().map_or(now, |t| t.since);
+                t.traffic = Some(TaskTraffic { since, ..moved });
+            }
+            (None, Draining) if self.state == TaskState::Pending => t.traffic = Some(moved),
+            (Some(Draining), Drained) if self.state == TaskState::Pending => t.traffic = Some(moved),
+            (Some(Draining), DrainFailed) if self.state == TaskState::Pending => {
+                t.settle(TaskState::NotStarted, reason, now);
+                t.class = Some(FailureClass::Traffic);
+                t.traffic = Some(moved);
+            }
+            (Some(Attaching | DrainFailed), Attached) => t.traffic = Some(moved),
+            (Some(Attaching | DrainFailed), AttachFailed) => {
+                let failed = reason.unwrap_or_else(|| "its traffic did not come back".into());
+                t.reason = Some(match self.reason.as_deref() {
+                    Some(own) => format!("{own}; and {failed}"),
+                    None => failed,
+                });
+                // A host that had failed before keeps the class of that: it came first.
+                t.class = self.class.filter(|_| self.state == TaskState::Failed).or(Some(FailureClass::Traffic));
+                t.traffic = Some(moved);
+            }
+            // The task was withdrawn while its host was taken off: what the old job says comes too late.
+            (Some(Attaching), Drained | DrainFailed) => return Err(Refusal::Settled),
+            // Over, whatever comes.
+            (Some(Attached | AttachFailed), _) => return Err(Refusal::Settled),
+            _ => return Err(Refusal::Unfitting),
+        }
+        Ok(t)
+    }
+
+    /// Nothing of it goes on any more: it is settled, and its host is back if it was taken off. An unknown host stays off.
+    pub fn is_over(&self) -> bool {
+        use TrafficState::*;
+        let moving = |t: &TaskTraffic| matches!(t.state, Draining | DrainFailed | Attaching);
+        self.state == TaskState::Unknown || self.state.is_final() && !self.traffic.as_ref().is_some_and(moving)
+    }
+
+    /// Its host could not be brought back, so it has failed, however well its steps went.
+    fn left_off(&self) -> bool {
+        self.traffic.as_ref().is_some_and(|t| t.state == TrafficState::AttachFailed)
     }
 
     /// The attempt after this one may start only if this holds (invariant I7).
     pub fn allows_next_attempt(&self) -> bool {
-        matches!(self.state, TaskState::NotStarted | TaskState::Failed | TaskState::Cancelled | TaskState::Overridden)
+        use TaskState::*;
+        matches!(self.state, NotStarted | Failed | Cancelled | Overridden) || self.state == Succeeded && self.left_off()
     }
 
     /// The wave outcome of a settled task; `None` while it may still start or run.
     pub fn outcome(&self) -> Option<Outcome> {
         Some(match self.state {
             TaskState::Pending | TaskState::Offered | TaskState::Granted => return None,
+            _ if self.left_off() => Outcome::Failed,
             TaskState::Succeeded => Outcome::Succeeded,
             TaskState::Failed => Outcome::Failed,
             TaskState::Cancelled => Outcome::Cancelled,
@@ -330,8 +403,12 @@ impl Task {
         })
     }
 
-    /// Index of the first step that did not succeed, where the agent reported one.
+    /// Index of the first step that did not succeed, where the agent reported one; one past the last when all went well
+    /// and only the traffic did not come back, so that a retry repeats nothing.
     pub fn failed_step(&self) -> Option<u32> {
+        if self.state == TaskState::Succeeded && self.left_off() {
+            return u32::try_from(self.steps.len()).ok();
+        }
         self.steps
             .iter()
             .filter(|s| !matches!(s.outcome, StepOutcome::Succeeded | StepOutcome::Skipped))

@@ -60,6 +60,9 @@ pub enum Kind {
         /// The command that takes the new file into use, `nginx -s reload` when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reload: Option<Vec<String>>,
+        /// nginx's pid file, `/run/nginx.pid` when absent: by its workers one sees that the new file is in use.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<String>,
         /// Port of the members as it stands in the file, where the member's name has none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,

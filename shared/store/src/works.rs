@@ -387,6 +387,20 @@ pub async fn resettle(tx: &mut Tx, work: WorkId, epoch: u64, result: &WorkResult
     version.map(i64::unsigned_abs).ok_or(Error::Conflict)
 }
 
+/// Gives a settled work to whoever claims it next, so that it is settled once more with a higher version: a host of it that
+/// came back late has still to be brought back to its load balancers. `epoch` as [`reopen`] gave it. Ring
+/// `subjects::work(pool)` after the commit.
+pub async fn take_up_again(tx: &mut Tx, work: WorkId, epoch: u64) -> Result<(), Error> {
+    let now = tx.now().await?;
+    sql("UPDATE work_claims SET phase = 'ready', owner = NULL, expires_at = NULL, updated_at = $3
+         WHERE work_id = $1 AND epoch = $2 AND phase = 'settled'")
+    .bind(work)
+    .bind(epoch)
+    .bind(now)
+    .execute_one(tx)
+    .await
+}
+
 /// A claim as it stands, for readers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClaimState {

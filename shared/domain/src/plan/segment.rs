@@ -80,9 +80,10 @@ fn member_step(t: &PlanTraffic, host: u32, attach: bool, address: &str) -> Optio
     let mut with = Map::new();
     let mut put = |key: &str, v: Value| drop(with.insert(key.into(), v));
     match &t.kind {
-        Kind::Nginx { file, test, reload, port, .. } => {
+        Kind::Nginx { file, test, reload, pid, port, .. } => {
             put("kind", json!("nginx"));
             put("file", json!(file));
+            pid.iter().for_each(|p| put("pid", json!(p)));
             test.iter().for_each(|c| put("test", json!(c)));
             reload.iter().for_each(|c| put("reload", json!(c)));
             port.iter().for_each(|p| put("port", json!(p)));
