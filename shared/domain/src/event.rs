@@ -38,6 +38,8 @@ pub enum Aggregate {
     Artifact,
     /// Release bundles; what their members do is in the streams of their deployments.
     Bundle,
+    /// Holds, vetoes and pins: of an environment (`project/environment`), or of all of a project's (`project`).
+    Environment,
     Catalog,
     /// People, grants, tokens, secrets (never their values).
     Access,
@@ -54,6 +56,7 @@ impl Aggregate {
             Aggregate::Deployment => "deployment",
             Aggregate::Artifact => "artifact",
             Aggregate::Bundle => "bundle",
+            Aggregate::Environment => "environment",
             Aggregate::Catalog => "catalog",
             Aggregate::Access => "access",
             Aggregate::Agent => "agent",
