@@ -4,6 +4,7 @@
 //! to store and the effects to carry out in the same transaction. Every (state, input) pair has a written answer: a change, or
 //! a [`Refusal`] with a stable code.
 
+mod counts;
 mod expressions;
 mod facts;
 mod graph;
@@ -14,6 +15,7 @@ mod steps;
 mod transition;
 mod waiting;
 
+pub use counts::HostCounts;
 pub use steps::{
     About, Ask, Choice, GatewayRun, HostRun, HostState, ProbeRun, RepeatRun, RolloutRun, StepRun, StepRunKind,
     StepState, Tries, WaveRun, WaveState,
