@@ -210,6 +210,10 @@ pub enum TaskInput {
         by: String,
         reason: String,
     },
+    /// A person stops this host: what has not started never will, what runs is fenced until it reports.
+    Stop {
+        by: crate::deployment::By,
+    },
     /// What became of its host's traffic: [`Draining`](TrafficState::Draining) when its turn has come, then what the load
     /// balancers said.
     Traffic {
@@ -283,7 +287,10 @@ impl Task {
                 let (state, reason) = match report.outcome {
                     ReportedOutcome::Succeeded => (Succeeded, None),
                     ReportedOutcome::Failed => (Failed, report.first_failure()),
-                    ReportedOutcome::Cancelled => (Cancelled, Some("stopped on request".into())),
+                    ReportedOutcome::Cancelled => {
+                        let on_request = || "stopped on request".into();
+                        (Cancelled, Some(self.stop.as_ref().map_or_else(on_request, stopped_by)))
+                    }
                     ReportedOutcome::Fenced => (NotStarted, Some("fenced before it started".into())),
                     ReportedOutcome::Interrupted => {
                         (Unknown, Some("the host restarted or the runner was killed in mid-run".into()))
@@ -311,6 +318,13 @@ impl Task {
             (Unknown, TaskInput::Override { by, reason }) => {
                 t.settle(Overridden, Some(format!("overridden by {by}: {reason}")), now);
             }
+            (_, TaskInput::Stop { .. }) if self.stop.is_some() => return Err(Refusal::Duplicate),
+            (Pending | Offered, TaskInput::Stop { by }) => {
+                t.settle(NotStarted, Some(stopped_by(&by)), now);
+                t.stop = Some(by);
+            }
+            // It may run, or have run: only its report says.
+            (Granted | Unknown, TaskInput::Stop { by }) => t.stop = Some(by),
             _ => return Err(Refusal::Unfitting),
         }
         Ok(t)
@@ -415,6 +429,10 @@ impl Task {
             .map(|s| s.index)
             .min()
     }
+}
+
+fn stopped_by(by: &crate::deployment::By) -> String {
+    format!("stopped by {}: {}", by.who, by.reason)
 }
 
 impl TaskReport {

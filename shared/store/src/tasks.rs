@@ -3,6 +3,7 @@
 use crate::{Error, Tx, Value, decode, sql};
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, types::Json};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 use windlass_domain::{
     Timestamp,
@@ -107,6 +108,51 @@ pub async fn of_work(tx: &mut Tx, work: WorkId) -> Result<Vec<StoredTask>, Error
     many(tx, "t.work_id = $1", work.0).await
 }
 
+/// The tasks of one segment of a work, from this attempt on.
+pub async fn of_segment(tx: &mut Tx, work: WorkId, segment: u32, from: u32) -> Result<Vec<StoredTask>, Error> {
+    let rows: Vec<Row> = sql(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM tasks t WHERE t.work_id = $1 AND t.segment = $2 AND t.attempt >= $3 ORDER BY t.id"
+    )))
+    .bind(work)
+    .bind(segment)
+    .bind(from)
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(StoredTask::try_from).collect()
+}
+
+/// Host and attempt of the tasks of one segment of a work that may still start or run.
+pub async fn open_of_segment(tx: &mut Tx, work: WorkId, segment: u32) -> Result<Vec<(String, u32)>, Error> {
+    let rows: Vec<(String, i64)> = sql("SELECT host, attempt FROM tasks WHERE work_id = $1 AND segment = $2
+         AND state IN ('pending', 'offered', 'granted') ORDER BY host")
+    .bind(work)
+    .bind(segment)
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter()
+        .map(|(h, n)| Ok((h, u32::try_from(n).map_err(|_| Error::Unknown("tasks.attempt"))?)))
+        .collect()
+}
+
+/// The last attempt that was made on each host, in one segment of a rollout.
+pub async fn last_attempts(
+    tx: &mut Tx,
+    deployment: DeploymentId,
+    step: &str,
+    segment: u32,
+) -> Result<BTreeMap<String, u32>, Error> {
+    let rows: Vec<(String, i64)> = sql("SELECT host, MAX(attempt) FROM tasks WHERE deployment_id = $1 AND step = $2
+         AND segment = $3 GROUP BY host")
+    .bind(deployment)
+    .bind(step)
+    .bind(segment)
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter()
+        .map(|(h, n)| Ok((h, u32::try_from(n).map_err(|_| Error::Unknown("tasks.attempt"))?)))
+        .collect()
+}
+
 pub async fn of_deployment(tx: &mut Tx, deployment: DeploymentId) -> Result<Vec<StoredTask>, Error> {
     many(tx, "t.deployment_id = $1", deployment.0).await
 }
@@ -128,6 +174,32 @@ pub async fn earlier_attempts(
     let rows: Vec<Row> = sql(AssertSqlSafe(format!(
         "SELECT {COLUMNS} FROM tasks t WHERE t.deployment_id = $1 AND t.step = $2 AND t.segment = $3 AND t.host = $4
          AND t.attempt < $5 ORDER BY t.attempt"
+    )))
+    .bind(deployment)
+    .bind(step)
+    .bind(segment)
+    .bind(host)
+    .bind(below)
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(StoredTask::try_from).collect()
+}
+
+/// Earlier attempts of one host's task that may forbid the next one: those that ran to a good end, or may still run.
+pub async fn earlier_in_the_way(
+    tx: &mut Tx,
+    deployment: DeploymentId,
+    step: &str,
+    segment: u32,
+    host: &str,
+    below: u32,
+) -> Result<Vec<StoredTask>, Error> {
+    // The repeated probes of a host leave many good ends behind; the last one tells as much as all of them.
+    let rows: Vec<Row> = sql(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM tasks t WHERE t.deployment_id = $1 AND t.step = $2 AND t.segment = $3 AND t.host = $4
+         AND t.attempt < $5 AND (t.state IN ('pending', 'offered', 'granted', 'unknown')
+              OR (t.state = 'succeeded' AND t.attempt = $5 - 1)
+              OR (t.state = 'succeeded' AND t.segment = 0)) ORDER BY t.attempt"
     )))
     .bind(deployment)
     .bind(step)
