@@ -5,6 +5,7 @@ mod archive;
 mod fetch;
 mod file_put;
 mod http;
+mod lb;
 pub(crate) mod output;
 mod params;
 mod release;
@@ -57,6 +58,7 @@ pub(crate) async fn run(ctx: &Context, index: u32, step: &TaskStep, stop: &Stop)
     match step.action.as_str() {
         "script" => script::run(ctx, index, &p, stop).await,
         "service.restart" => service::restart(ctx, index, &p, stop).await,
+        "lb.member" => lb::run(ctx, index, &p, stop).await,
         _ => {
             let work = async {
                 match step.action.as_str() {

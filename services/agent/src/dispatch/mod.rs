@@ -258,7 +258,7 @@ impl Dispatch {
     fn start_failure(&self, task: TaskId, reason: String, now: Now) -> Option<windlass_domain::task::StepReport> {
         let a = self.tasks.get(&task)?.accepted.as_ref()?;
         Some(windlass_domain::task::StepReport {
-            index: a.start_at,
+            index: a.start_at.min(u32::try_from(a.spec.steps.len().saturating_sub(1)).unwrap_or(0)),
             outcome: windlass_domain::task::StepOutcome::Failed,
             exit_code: None,
             started_at: now.wall,

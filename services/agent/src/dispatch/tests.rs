@@ -332,7 +332,8 @@ fn unproven_forbidden_and_strange_offers_are_refused() {
     assert_eq!(refused(plain(), with(|s| s.host = "other".into())), Some(RefuseCode::Unproven));
     assert_eq!(refused(plain(), with(|s| s.steps[0].action = "rm".into())), Some(RefuseCode::Invalid));
     assert_eq!(refused(plain(), with(|s| s.steps.clear())), Some(RefuseCode::Invalid));
-    assert_eq!(refused(plain(), Offer { start_at: 1, ..offer(1, 1) }), Some(RefuseCode::Invalid));
+    assert_eq!(refused(plain(), Offer { start_at: 2, ..offer(1, 1) }), Some(RefuseCode::Invalid));
+    assert_eq!(refused(plain(), Offer { start_at: 1, ..offer(1, 1) }), None, "nothing left to run");
     let only = Policy { allowed_projects: vec!["web".into()], ..plain() };
     assert_eq!(refused(only, offer(1, 1)), Some(RefuseCode::Policy));
     let only = Policy { allowed_actions: vec!["http.check".into()], ..plain() };

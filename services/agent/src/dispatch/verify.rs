@@ -7,8 +7,16 @@ use windlass_contracts::frames::{Offer, RefuseCode};
 use windlass_domain::{Timestamp, approval::Decision, plan};
 
 /// Actions this agent knows.
-const ACTIONS: [&str; 7] =
-    ["artifact.fetch", "artifact.verify", "release.switch", "service.restart", "script", "file.put", "http.check"];
+const ACTIONS: [&str; 8] = [
+    "artifact.fetch",
+    "artifact.verify",
+    "release.switch",
+    "service.restart",
+    "script",
+    "file.put",
+    "http.check",
+    "lb.member",
+];
 
 /// `policy.yaml` of the state directory. It belongs to the host's administrator: not even a control plane in wrong hands
 /// can pass it.
@@ -126,7 +134,8 @@ impl Verifier {
         if !p.allowed_projects.is_empty() && !p.allowed_projects.contains(&o.spec.project) {
             return Err((RefuseCode::Policy, format!("this host's policy does not allow project {}", o.spec.project)));
         }
-        if o.spec.steps.is_empty() || o.start_at as usize >= o.spec.steps.len() {
+        // At the end there is nothing left to run: only the host's traffic had failed before.
+        if o.spec.steps.is_empty() || o.start_at as usize > o.spec.steps.len() {
             let detail = format!("the task has {} steps and should start at {}", o.spec.steps.len(), o.start_at);
             return Err((RefuseCode::Invalid, detail));
         }

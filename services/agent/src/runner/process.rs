@@ -41,6 +41,8 @@ pub(crate) struct Ended {
     pub left: u32,
     /// For the step's message.
     pub last_line: String,
+    /// Up to three of them, the last one too.
+    pub last_lines: Vec<String>,
 }
 
 /// One output stream with what is not spooled yet.
@@ -110,6 +112,13 @@ fn last_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let line = text.lines().rev().map(str::trim).find(|l| !l.is_empty()).unwrap_or("");
     line.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+fn last_lines(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(3)..];
+    last.iter().map(|l| l.chars().filter(|c| !c.is_control()).take(300).collect()).collect()
 }
 
 /// Runs it to its end, or to its stop.
@@ -228,5 +237,6 @@ pub(crate) async fn run(ctx: &Context, step: u32, spawn: Spawn<'_>, stop: &Stop)
         stopped,
         left: count,
         last_line: last_line(&last),
+        last_lines: last_lines(&last),
     })
 }

@@ -21,6 +21,11 @@ impl Stop {
         Stop { deadline: Instant::now() + timeout, cancel }
     }
 
+    /// The same with less time, if it is less.
+    pub(crate) fn within(&self, limit: Duration) -> Stop {
+        Stop { deadline: self.deadline.min(Instant::now() + limit), cancel: self.cancel.clone() }
+    }
+
     /// Completes when the step must stop. Safe to call again.
     pub(crate) async fn requested(&self) -> Reason {
         let cancelled = async {
