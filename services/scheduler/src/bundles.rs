@@ -4,10 +4,11 @@
 //! by the same changes as any deployment, within the transaction that saves the bundle.
 
 use crate::{
-    Error,
+    Error, Refused,
     change::{Cause, Change, Ring},
     planner::Planned,
     request::{self, person},
+    rollback::{self, Where},
 };
 use std::collections::{BTreeMap, VecDeque};
 use uuid::Uuid;
@@ -20,9 +21,6 @@ use windlass_domain::{
     ids::{BundleId, DeploymentId, EventId},
 };
 use windlass_store::{Store, Tx, bundles, deployments, events};
-
-/// Why a command is refused: its stable code and the text.
-type Refused = (&'static str, String);
 
 /// One transaction's worth of progress; `None` when there is nothing to do.
 pub(crate) async fn one_move(store: &Store, id: BundleId) -> Result<Option<Vec<Ring>>, Error> {
@@ -358,8 +356,10 @@ async fn roll_back(
         deployment::Input::Cancel { by, reason }
     } else {
         // Asked before anything is stopped, as for a deployment alone.
-        if !d.touched_hosts().is_empty() && request::last_known_good(&mut change.tx, d).await?.is_none() {
-            return Ok(Some(format!("no other version is known good in {}/{}", d.project, d.environment)));
+        if !d.touched_hosts().is_empty()
+            && let Err((_, why)) = rollback::check(&mut change.tx, d, &Where::default()).await?
+        {
+            return Ok(Some(why));
         }
         deployment::Input::Rollback { by, mode, rollback: DeploymentId(Uuid::now_v7()), reason }
     };

@@ -1,6 +1,6 @@
 //! One change of one deployment: the transaction in which the state, its effects and its events are stored together.
 
-use crate::{Error, planner::Planned, promotion, request};
+use crate::{Error, Refused, amend, gate, planner::Planned, promotion, rollback};
 use chrono::Utc;
 use serde_json::json;
 use std::{future::Future, pin::Pin};
@@ -11,7 +11,6 @@ use windlass_domain::{
     deployment::{Deployment, Effect, Input, Refusal, State},
     event::{Aggregate, NewEvent, Severity},
     ids::{BundleId, CommandId, DeploymentId, EventId, WorkId},
-    task::TaskState,
     work::{Desired, Work},
 };
 use windlass_store::{Store, Tx, decisions, deployments, events, marks, tasks, works};
@@ -50,6 +49,8 @@ pub(crate) struct Change {
     pub tx: Tx,
     pub now: Timestamp,
     pub cause: Cause,
+    /// Rollbacks that were requested in it and have yet to be started.
+    pub born: Vec<(Deployment, Planned)>,
     pub rings: Vec<Ring>,
 }
 
@@ -61,7 +62,7 @@ impl Change {
     pub(crate) async fn begin(store: &Store, cause: Cause) -> Result<Change, Error> {
         let mut tx = store.write().await?;
         let now = tx.now().await?;
-        Ok(Change { tx, now, cause, rings: Vec::new() })
+        Ok(Change { tx, now, cause, born: Vec::new(), rings: Vec::new() })
     }
 
     pub(crate) async fn commit(self) -> Result<Vec<Ring>, Error> {
@@ -91,6 +92,14 @@ impl Change {
         input: Input,
         planned: Option<&Planned>,
     ) -> Result<Result<Deployment, Refusal>, Error> {
+        let asked = match &input {
+            Input::Rollback { by, reason, .. } => Some((by.clone(), reason.clone())),
+            _ => None,
+        };
+        let amended = match &input {
+            Input::Amend { facts, .. } => Some(facts.digest.clone()),
+            _ => d.amendment.as_ref().map(|a| a.facts.digest.clone()),
+        };
         let (mut next, effects) = match d.apply(input, self.now, &mut mint) {
             Ok(done) => done,
             Err(refusal) => return Ok(Err(refusal)),
@@ -105,13 +114,31 @@ impl Change {
             deployments::insert_plan(&mut self.tx, next.id, &next.plan_digest, &p.plan, self.now).await?;
         }
         self.effects(&mut next, effects).await?;
+        if next.rolled_back_by.is_some() && next.rolled_back_by != d.rolled_back_by {
+            // From the request on, not from the rollback's start: what is aborted for it must not be followed by the next release.
+            let (by, reason) = asked.unwrap_or_else(|| {
+                let why = next.end.as_ref().map(|e| e.reason.clone()).unwrap_or_default();
+                ("windlass".into(), format!("version {} is rolled back: {why}", next.version))
+            });
+            self.hold(&next, &by, &reason).await?;
+        }
+        if amended.is_some_and(|digest| next.plan_digest == digest && d.plan_digest != digest) {
+            next.release = amend::release_id(d.id, &next.plan_digest);
+        }
         deployments::save(&mut self.tx, &next, version, self.now).await?;
         self.rings.extend(next.turn.as_ref().map(|t| Ring::Bundle(t.bundle)));
+        for (r, planned) in std::mem::take(&mut self.born) {
+            let r = self.start_if_free(r, 1, Some(&planned)).await?;
+            if r.state == State::Queued {
+                self.rings.push(Ring::Deployment(r.id));
+            }
+        }
         Ok(Ok(self.start_if_free(next, version + 1, planned).await?))
     }
 
     /// Starts a queued deployment in the same transaction when the lock is free, it is next, and its plan is what was
-    /// approved. `planned` is the plan as of now; without it the start is left to a later look.
+    /// approved. `planned` is the plan as of now; without it the start is left to a later look. What was taken up again needs
+    /// none: it keeps the plan that was approved.
     ///
     /// Boxed because it and [`Change::apply`] call each other: a changed plan that needs no approval is queued again.
     fn start_if_free<'a>(
@@ -121,34 +148,52 @@ impl Change {
         planned: Option<&'a Planned>,
     ) -> Pin<Box<dyn Future<Output = Result<Deployment, Error>> + Send + 'a>> {
         Box::pin(async move {
-            let (State::Queued, Some(planned)) = (d.state, planned) else { return Ok(d) };
-            if windlass_store::catalog::stamp(&mut self.tx).await? != planned.stamp {
+            let again = d.run > 1;
+            if d.state != State::Queued || (planned.is_none() && !again) {
+                return Ok(d);
+            }
+            if let Some(planned) = planned.filter(|_| !again)
+                && windlass_store::catalog::stamp(&mut self.tx).await? != planned.stamp
+            {
                 self.rings.push(Ring::Deployment(d.id));
                 return Ok(d);
             }
             if deployments::queue(&mut self.tx, &d.project, &d.environment).await?.first() != Some(&d.id) {
                 return Ok(d);
             }
-            let input = if let Err(reason) = promotion::may_start(self, &d).await? {
-                self.refused_event(d.id, &d.project, &d.environment, &reason).await?;
-                Input::Cancel { by: "windlass".into(), reason }
-            } else if planned.facts.digest == d.plan_digest {
-                match deployments::try_lock(&mut self.tx, &d, self.now).await? {
+            let changed = planned.filter(|p| !again && p.facts.digest != d.plan_digest);
+            let input = match (self.may_start(&d).await?, changed) {
+                (Err((code, reason)), _) => {
+                    self.refused_event(d.id, &d.project, &d.environment, code, &reason).await?;
+                    Input::Cancel { by: "windlass".into(), reason }
+                }
+                (Ok(()), Some(p)) => Input::PlanChanged(Box::new(p.facts.clone())),
+                (Ok(()), None) => match deployments::try_lock(&mut self.tx, &d, self.now).await? {
                     Some(fence) => Input::LockTaken { fence },
                     None => return Ok(d),
-                }
-            } else {
-                Input::PlanChanged(Box::new(planned.facts.clone()))
+                },
             };
             let trace = self.cause.trace.clone();
             let cause = std::mem::replace(&mut self.cause, Cause::own(trace));
-            if matches!(input, Input::LockTaken { .. }) {
+            if let (Input::LockTaken { .. }, Some(planned)) = (&input, planned.filter(|_| !again)) {
                 self.unconnected(&d, planned, "started").await?;
             }
-            let next = self.apply(&d, version, input, Some(planned)).await?;
+            let next = self.apply(&d, version, input, planned).await?;
             self.cause = cause;
             Ok(next.unwrap_or(d))
         })
+    }
+
+    /// Whether a queued deployment may start. One that was taken up again is asked behind the lock's row, so that whatever
+    /// started meanwhile is seen.
+    async fn may_start(&mut self, d: &Deployment) -> Result<Result<(), Refused>, Error> {
+        if d.run > 1 {
+            deployments::lock_row(&mut self.tx, d).await?;
+            if let Some(why) = gate::superseded(&mut self.tx, d, false).await? {
+                return Ok(Err(why));
+            }
+        }
+        gate::may_start(self, d).await
     }
 
     /// Says which hosts are not connected, where that is checked.
@@ -196,7 +241,7 @@ impl Change {
                 }
                 Effect::RecordGood => self.record_good(d).await?,
                 Effect::RequestRollback { mode, id, by } => {
-                    request::rollback(self, d, mode, id, &by).await?;
+                    rollback::request(self, d, mode, id, &by).await?;
                 }
                 Effect::TellRolledBack { of } => self.tell_rolled_back(of).await?,
                 Effect::HoldWorks(hold) => {
@@ -209,39 +254,31 @@ impl Change {
                     self.rings.push(Ring::Work { pool: d.pool.clone(), id });
                 }
                 Effect::StopTasks { hosts, by, reason } => {
-                    for t in tasks::of_deployment(&mut self.tx, d.id).await? {
-                        if !t.task.state.is_settled() && hosts.contains(&t.task.host) {
-                            let (task, by, reason) = (t.task.id, by.clone(), reason.clone());
-                            let stop = tasks::Stop { task, by, reason, at: self.now };
-                            tasks::insert_stop(&mut self.tx, t.work, &stop).await?;
-                            self.rings.push(Ring::Work { pool: d.pool.clone(), id: t.work });
-                        }
+                    for (task, work) in tasks::open_of_hosts(&mut self.tx, d.id, &hosts, false).await? {
+                        let stop = tasks::Stop { task, by: by.clone(), reason: reason.clone(), at: self.now };
+                        tasks::insert_stop(&mut self.tx, work, &stop).await?;
+                        self.ring_work(d, work);
                     }
                 }
-                Effect::Hold { by, reason } => {
-                    let hold = marks::Hold {
-                        project: d.project.clone(),
-                        environment: d.environment.clone(),
-                        by,
-                        reason,
-                        at: self.now,
-                        deployment: Some(d.id),
-                    };
-                    marks::hold(&mut self.tx, &hold).await?;
-                }
+                Effect::Hold { by, reason } => self.hold(d, &by, &reason).await?,
                 Effect::OverrideTasks { hosts, by, reason } => {
-                    for t in tasks::of_deployment(&mut self.tx, d.id).await? {
-                        if t.task.state == TaskState::Unknown && hosts.contains(&t.task.host) {
-                            let (task, by, reason) = (t.task.id, by.clone(), reason.clone());
-                            tasks::insert_override(&mut self.tx, &tasks::Override { task, by, reason, at: self.now })
-                                .await?;
-                            self.rings.push(Ring::Work { pool: d.pool.clone(), id: t.work });
-                        }
+                    for (task, work) in tasks::open_of_hosts(&mut self.tx, d.id, &hosts, true).await? {
+                        let word = tasks::Override { task, by: by.clone(), reason: reason.clone(), at: self.now };
+                        tasks::insert_override(&mut self.tx, &word).await?;
+                        self.ring_work(d, work);
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Wakes the executors of a work, once.
+    fn ring_work(&mut self, d: &Deployment, id: WorkId) {
+        let ring = Ring::Work { pool: d.pool.clone(), id };
+        if !self.rings.contains(&ring) {
+            self.rings.push(ring);
+        }
     }
 
     async fn record_good(&mut self, d: &Deployment) -> Result<(), Error> {
@@ -297,6 +334,31 @@ impl Change {
         Ok(())
     }
 
+    /// An event of the environment that `d` belongs to.
+    pub(crate) async fn environment_event(
+        &mut self,
+        d: &Deployment,
+        what: &str,
+        severity: Severity,
+        payload: serde_json::Value,
+    ) -> Result<(), Error> {
+        let event = NewEvent {
+            id: EventId(Uuid::now_v7()),
+            aggregate: Aggregate::Environment,
+            aggregate_id: marks::aggregate_id(&d.project, Some(&d.environment)),
+            what: what.into(),
+            project: Some(d.project.clone()),
+            environment: Some(d.environment.clone()),
+            severity,
+            actor: self.cause.actor.clone(),
+            at: self.now,
+            payload,
+            trace: self.cause.trace.clone(),
+        };
+        events::append(&mut self.tx, event).await?;
+        Ok(())
+    }
+
     /// Writes the one outcome of a command into this change.
     pub(crate) async fn outcome(
         &mut self,
@@ -320,6 +382,7 @@ impl Change {
         id: DeploymentId,
         project: &str,
         environment: &str,
+        code: &str,
         reason: &str,
     ) -> Result<(), Error> {
         let event = NewEvent {
@@ -332,7 +395,7 @@ impl Change {
             severity: Severity::Alert,
             actor: self.cause.actor.clone(),
             at: self.now,
-            payload: json!({ "reason": reason }),
+            payload: json!({ "reason": reason, "code": code }),
             trace: self.cause.trace.clone(),
         };
         events::append(&mut self.tx, event).await?;

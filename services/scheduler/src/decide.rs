@@ -1,16 +1,17 @@
 //! Commands to inputs: each command is decided once, in the transaction that carries it out.
 
 use crate::{
-    Error,
+    Error, Refused, amend,
     change::{Cause, Change, Ring},
-    request,
+    gate, request,
+    rollback::{self, Where},
 };
 use windlass_contracts::command::{Command, Verb};
 use windlass_domain::{
-    deployment::{Deployment, Input, Refusal},
+    deployment::{By, Deployment, Input, Refusal, State},
     ids::DeploymentId,
 };
-use windlass_store::{Store, decisions, deployments};
+use windlass_store::{Store, catalog, decisions, deployments};
 
 /// Decides the oldest command of a deployment; `None` when there is none.
 pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<Ring>>, Error> {
@@ -19,7 +20,16 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
     let stored = deployments::get(&mut read, id).await?;
     // Planning is done before the transaction, which then only checks that the catalog is still the same.
     let planned = match &stored {
-        Some(s) if s.deployment.state.is_before_running() => request::plan_now(&mut read, &s.deployment).await?.ok(),
+        // What was taken up again keeps its plan.
+        Some(s) if s.deployment.state.is_before_running() && s.deployment.run == 1 => {
+            request::plan_now(&mut read, &s.deployment).await?.ok()
+        }
+        _ => None,
+    };
+    let amended = match (&stored, &command.verb) {
+        (Some(s), Verb::Retry { inputs, .. }) if !inputs.is_empty() => {
+            Some(amend::prepare(&mut read, &s.deployment, inputs, &request::person(&command.actor)).await?)
+        }
         _ => None,
     };
     drop(read);
@@ -48,7 +58,14 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
                 let text = format!("the plan has changed since; it is now {digest}: read it and decide again");
                 change.outcome(command.id, Some(id), Err(("plan_changed", text))).await?;
             } else {
-                match one(&mut change, d, stored.version, &command, planned.as_ref()).await? {
+                if let Some(Ok(a)) = &amended
+                    && catalog::stamp(&mut change.tx).await? != a.planned.stamp
+                {
+                    // Planned from a catalog that is no more: once again, the command still waits.
+                    return Ok(Some(vec![Ring::Deployment(id)]));
+                }
+                let what = Whole { d, version: stored.version, command: &command, planned: planned.as_ref(), amended };
+                match one(&mut change, what).await? {
                     Ok(next) => {
                         let text = format!("deployment {id} is {}", next.state.as_str());
                         change.outcome(command.id, Some(id), Ok(text)).await?;
@@ -61,34 +78,78 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
     change.commit().await.map(Some)
 }
 
-async fn one(
-    change: &mut Change,
-    d: &Deployment,
+/// A command with what it is about.
+struct Whole<'a> {
+    d: &'a Deployment,
     version: u64,
-    command: &Command,
-    planned: Option<&crate::planner::Planned>,
-) -> Result<Result<Deployment, (&'static str, String)>, Error> {
+    command: &'a Command,
+    /// The plan as of now, of a deployment that has yet to start.
+    planned: Option<&'a crate::planner::Planned>,
+    /// The plan with the inputs that the command brings.
+    amended: Option<Result<amend::Amended, Refused>>,
+}
+
+async fn one(change: &mut Change, what: Whole<'_>) -> Result<Result<Deployment, Refused>, Error> {
+    let Whole { d, version, command, planned, amended } = what;
     let by = request::person(&command.actor);
-    if let Verb::Rollback { .. } = &command.verb {
-        // Asked before anything is stopped: a deployment must not be aborted for a rollback that cannot be.
-        if request::last_known_good(&mut change.tx, d).await?.is_none() {
-            let text = format!("no other version is known good in {}/{}", d.project, d.environment);
-            return Ok(Err(("no_last_known_good", text)));
-        }
-    }
-    if let Verb::Decide { approval } = &command.verb
-        && (approval.person != by || approval.deployment != d.id)
-    {
-        return Ok(Err(("invalid", "the decision is not one of the person who sends it".into())));
-    }
-    let Some(input) = input(&command.verb, by) else {
+    let code = |r: Refusal| (r.code(), r.to_string());
+    let input = match (&command.verb, &amended) {
+        (Verb::Retry { reason, hosts, inputs, .. }, Some(Ok(a))) => Some(Input::Amend {
+            by: by.clone(),
+            inputs: inputs.clone(),
+            facts: Box::new(a.planned.facts.clone()),
+            hosts: hosts.clone(),
+            reason: reason.clone(),
+        }),
+        (Verb::Retry { .. }, Some(Err(why))) => return Ok(Err(why.clone())),
+        _ => input(&command.verb, by.clone()),
+    };
+    let Some(input) = input else {
         return Ok(Err(("invalid", "a request is not a command to an existing deployment".into())));
     };
+    match &command.verb {
+        Verb::Rollback { to, from_phase, veto, reason, .. } => {
+            // Asked before anything is stopped: a deployment must not be aborted for a rollback that cannot be.
+            let d = rollback::ready(&mut change.tx, d).await?;
+            if let Err(r) = d.apply(input.clone(), change.now, &mut crate::change::mint) {
+                return Ok(Err(code(r)));
+            }
+            let at = Where { to: to.clone(), from: *from_phase };
+            if let Err(why) = rollback::check(&mut change.tx, &d, &at).await? {
+                return Ok(Err(why));
+            }
+            let result = change.apply(&d, version, input, planned).await?;
+            if result.is_ok() && *veto {
+                let said = By { who: by, reason: reason.clone(), at: change.now };
+                change.veto(&d, &said).await?;
+            }
+            return Ok(result.map_err(code));
+        }
+        Verb::Retry { .. } if matches!(d.state, State::Failed | State::Aborted) => {
+            // Taken up again only while it is still what counts there.
+            if let Some(why) = gate::superseded(&mut change.tx, d, false).await? {
+                return Ok(Err(why));
+            }
+            if let Some(why) = gate::marked(&mut change.tx, &d.project, &d.environment, &d.version).await? {
+                return Ok(Err(why));
+            }
+        }
+        Verb::Decide { approval } if approval.person != by || approval.deployment != d.id => {
+            return Ok(Err(("invalid", "the decision is not one of the person who sends it".into())));
+        }
+        _ => {}
+    }
+    if let Some(Ok(a)) = &amended {
+        if let Err(r) = d.apply(input.clone(), change.now, &mut crate::change::mint) {
+            return Ok(Err(code(r)));
+        }
+        amend::keep(change, d, a).await?;
+    }
     let result = change.apply(d, version, input, planned).await?;
     if let (Ok(_), Verb::Decide { approval }) = (&result, &command.verb) {
         deployments::insert_approval(&mut change.tx, approval).await?;
     }
-    Ok(result.map_err(|r: Refusal| (r.code(), r.to_string())))
+    Ok(result.map_err(code))
 }
 
 fn input(verb: &Verb, by: String) -> Option<Input> {

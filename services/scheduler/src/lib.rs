@@ -4,16 +4,22 @@
 //! what the database holds for it (undecided commands, results not yet applied, time that has passed, a free lock) and
 //! moves it through `domain::deployment`, one transaction a move. It is right when called twice, late, or by two processes.
 
+mod amend;
 mod bundles;
 mod change;
 mod decide;
+mod gate;
 mod gauges;
 mod planner;
 mod promotion;
 mod reconcile;
 mod request;
+mod rollback;
 
 pub use reconcile::run;
+
+/// Why a person's or a program's wish is not carried out: its stable code and the text.
+type Refused = (&'static str, String);
 
 /// What can go wrong while reconciling. All of it is retried: nothing here loses a command or a result.
 #[derive(Debug, thiserror::Error)]

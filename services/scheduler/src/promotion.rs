@@ -161,9 +161,9 @@ pub(crate) async fn next(store: &Store) -> Result<Option<Vec<Ring>>, Error> {
             promotions::settle(&mut change.tx, &p, "requested", "").await?;
             request::insert(&mut change, &command, &ask, &prepared, None).await?;
         }
-        Err((_, reason)) => {
+        Err((code, reason)) => {
             promotions::settle(&mut change.tx, &p, "refused", &reason).await?;
-            change.refused_event(p.deployment, &p.project, &p.environment, &reason).await?;
+            change.refused_event(p.deployment, &p.project, &p.environment, code, &reason).await?;
         }
     }
     change.commit().await.map(Some)

@@ -220,7 +220,8 @@ impl Scheduler {
         let waits_for_lock =
             d.state == State::Queued && deployments::may_lock(&mut read, d.id, &d.project, &d.environment).await?;
         if stored.deployment.wake_at().is_some_and(|t| t <= now) || waits_for_lock {
-            let planned = if waits_for_lock || stored.deployment.state.is_before_running() {
+            // What was taken up again keeps the plan that was approved.
+            let planned = if d.run == 1 && (waits_for_lock || d.state.is_before_running()) {
                 match request::plan_now(&mut read, &stored.deployment).await? {
                     Ok(p) => Some(p),
                     Err(why) => {

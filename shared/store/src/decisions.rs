@@ -2,7 +2,7 @@
 
 use crate::{Error, Tx, commands::Row, sql};
 use uuid::Uuid;
-use windlass_contracts::command::{Command, CommandOutcome};
+use windlass_contracts::command::{Command, CommandOutcome, Verb};
 use windlass_domain::ids::{CommandId, DeploymentId};
 
 /// Undecided commands of a deployment, oldest first.
@@ -20,6 +20,23 @@ pub async fn deployment_of(tx: &mut Tx, id: CommandId) -> Result<Option<Deployme
     let found: Option<Option<Uuid>> =
         sql("SELECT deployment_id FROM commands WHERE id = $1").bind(id).fetch_scalar(tx).await?;
     Ok(found.flatten().map(DeploymentId))
+}
+
+/// The command that asked for this rollback of a deployment. None: it was not asked for by a command of its own.
+pub async fn rollback_of(
+    tx: &mut Tx,
+    deployment: DeploymentId,
+    rollback: DeploymentId,
+) -> Result<Option<Command>, Error> {
+    let rows: Vec<Row> =
+        sql("SELECT id, project, environment, deployment_id, actor, payload, trace, created_at FROM commands
+         WHERE deployment_id = $1 AND verb = 'rollback' ORDER BY created_at DESC, id LIMIT 100")
+        .bind(deployment)
+        .fetch_all(tx)
+        .await?;
+    let asks = |c: &Command| matches!(&c.verb, Verb::Rollback { rollback: r, .. } if *r == rollback);
+    let all: Vec<Command> = rows.into_iter().map(Command::try_from).collect::<Result<_, _>>()?;
+    Ok(all.into_iter().find(asks))
 }
 
 /// Records the outcome and takes the command off the queue. [`Error::Conflict`]: another process has decided it.

@@ -4,6 +4,7 @@ use crate::{Error, Tx, Value, decode, sql};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 use windlass_domain::{
     Timestamp,
@@ -35,8 +36,8 @@ impl TryFrom<Row> for Stored {
 }
 
 pub async fn insert(tx: &mut Tx, d: &Deployment) -> Result<(), Error> {
-    sql("INSERT INTO deployments (id, project, environment, release_id, state, version, wake_at, created_at, updated_at, doc)
-         VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $7, $8)")
+    sql("INSERT INTO deployments (id, project, environment, release_id, state, version, wake_at, created_at, updated_at, started_at, doc)
+         VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $7, $8, $9)")
     .bind(d.id)
     .bind(&d.project)
     .bind(&d.environment)
@@ -44,6 +45,7 @@ pub async fn insert(tx: &mut Tx, d: &Deployment) -> Result<(), Error> {
     .bind(d.state.as_str())
     .bind(d.wake_at())
     .bind(d.requested_at)
+    .bind(d.started_at)
     .bind(Value::json(d))
     .execute_one(tx)
     .await
@@ -51,13 +53,16 @@ pub async fn insert(tx: &mut Tx, d: &Deployment) -> Result<(), Error> {
 
 /// Saves what was loaded at `version`; [`Error::Conflict`] when somebody else saved in between.
 pub async fn save(tx: &mut Tx, d: &Deployment, version: u64, now: Timestamp) -> Result<(), Error> {
-    sql("UPDATE deployments SET state = $3, version = version + 1, wake_at = $4, updated_at = $5, doc = $6 WHERE id = $1 AND version = $2")
+    sql("UPDATE deployments SET state = $3, version = version + 1, wake_at = $4, updated_at = $5, doc = $6, started_at = $7,
+         release_id = $8 WHERE id = $1 AND version = $2")
         .bind(d.id)
         .bind(version)
         .bind(d.state.as_str())
         .bind(d.wake_at())
         .bind(now)
         .bind(Value::json(d))
+        .bind(d.started_at)
+        .bind(d.release)
         .execute_one(tx)
         .await
 }
@@ -66,6 +71,19 @@ pub async fn get(tx: &mut Tx, id: DeploymentId) -> Result<Option<Stored>, Error>
     let row: Option<Row> =
         sql("SELECT doc, version FROM deployments WHERE id = $1").bind(id).fetch_optional(tx).await?;
     row.map(Stored::try_from).transpose()
+}
+
+/// Deployments of the same environment that started after this one did, the newest first: their ids, 100 at most.
+pub async fn started_after(tx: &mut Tx, d: &Deployment) -> Result<Vec<DeploymentId>, Error> {
+    let rows: Vec<(Uuid,)> = sql("SELECT id FROM deployments
+         WHERE project = $1 AND environment = $2 AND started_at > $3 AND id <> $4 ORDER BY started_at DESC LIMIT 100")
+    .bind(&d.project)
+    .bind(&d.environment)
+    .bind(d.started_at)
+    .bind(d.id)
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().map(|(id,)| DeploymentId(id)).collect())
 }
 
 /// Which deployments to list; `None` does not filter.
@@ -197,8 +215,10 @@ pub struct Good {
     pub at: Timestamp,
 }
 
-/// How far back "last known good" can reach.
-const GOOD_KEPT: usize = 20;
+/// How far back "last known good" can reach: artifacts that are told apart, and entries in all, because one that is released
+/// again and again must not push the others out.
+const GOOD_ARTIFACTS: usize = 20;
+const GOOD_ENTRIES: usize = 100;
 
 pub async fn environment_state(tx: &mut Tx, project: &str, environment: &str) -> Result<EnvironmentState, Error> {
     let doc: Option<Json<serde_json::Value>> =
@@ -215,7 +235,16 @@ pub async fn record_good(tx: &mut Tx, project: &str, environment: &str, good: Go
     let mut state = environment_state(tx, project, environment).await?;
     let at = good.at;
     state.good.insert(0, good);
-    state.good.truncate(GOOD_KEPT);
+    let mut seen = BTreeSet::new();
+    state.good.retain(|g| seen.contains(&g.artifact) || (seen.len() < GOOD_ARTIFACTS && seen.insert(g.artifact)));
+    if state.good.len() > GOOD_ENTRIES {
+        // The oldest repetition goes, never the newest entry of an artifact.
+        let mut newest = BTreeSet::new();
+        let repeated: Vec<bool> = state.good.iter().map(|g| !newest.insert(g.artifact)).collect();
+        if let Some(last) = repeated.iter().rposition(|r| *r) {
+            state.good.remove(last);
+        }
+    }
     sql("INSERT INTO environment_state (project, environment, doc, updated_at) VALUES ($1, $2, $3, $4)
          ON CONFLICT (project, environment) DO UPDATE SET doc = excluded.doc, updated_at = excluded.updated_at")
     .bind(project)
@@ -236,7 +265,8 @@ pub struct Lock {
     pub taken_at: Option<DateTime<Utc>>,
 }
 
-/// Takes the lock if it is free and `id` is at the head of the queue. Rollbacks go before releases, then first come first served.
+/// Takes the lock if it is free and `id` is at the head of the queue. Rollbacks go first, then what ran before and was taken
+/// up again (nothing newer may come between), then first come first served.
 pub async fn try_lock(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<Option<u64>, Error> {
     sql("INSERT INTO locks (project, environment, deployment_id, fence, taken_at) VALUES ($1, $2, NULL, 0, NULL) ON CONFLICT DO NOTHING")
         .bind(&d.project)
@@ -253,6 +283,18 @@ pub async fn try_lock(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<Opt
     .fetch_scalar(tx)
     .await?;
     Ok(fence.map(i64::unsigned_abs))
+}
+
+/// Holds the lock's row until commit without taking the lock: no other deployment of the environment starts meanwhile, and
+/// what is read from here on sees every one that has.
+pub async fn lock_row(tx: &mut Tx, d: &Deployment) -> Result<(), Error> {
+    sql("INSERT INTO locks (project, environment, deployment_id, fence, taken_at) VALUES ($1, $2, NULL, 0, NULL)
+         ON CONFLICT (project, environment) DO UPDATE SET fence = locks.fence")
+    .bind(&d.project)
+    .bind(&d.environment)
+    .execute(tx)
+    .await
+    .map(|_| ())
 }
 
 /// Whether it is worth trying: the lock is free and `id` is next. Decides nothing; [`try_lock`] does.
@@ -280,7 +322,7 @@ pub async fn unlock(tx: &mut Tx, id: DeploymentId, project: &str, environment: &
 pub async fn queue(tx: &mut Tx, project: &str, environment: &str) -> Result<Vec<DeploymentId>, Error> {
     let rows: Vec<(Uuid,)> = sql("SELECT d.id FROM deployments d JOIN releases r ON r.id = d.release_id
          WHERE d.project = $1 AND d.environment = $2 AND d.state = 'queued'
-         ORDER BY CASE WHEN r.kind = 'rollback' THEN 0 ELSE 1 END, d.created_at, d.id")
+         ORDER BY CASE WHEN r.kind = 'rollback' THEN 0 WHEN d.started_at IS NOT NULL THEN 1 ELSE 2 END, d.created_at, d.id")
     .bind(project)
     .bind(environment)
     .fetch_all(tx)

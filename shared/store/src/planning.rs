@@ -132,9 +132,23 @@ pub async fn prepare(
 pub async fn of(tx: &mut Tx, d: &Deployment) -> Result<Result<Planned, Unplannable>, Error> {
     let gone = |what: &str| Unplannable(format!("the {what} of deployment {} is not in the database", d.id));
     let Some(release) = deployments::release(tx, d.release).await? else { return Ok(Err(gone("release"))) };
-    let Some(artifact) = artifacts::by_id(tx, release.artifact).await? else { return Ok(Err(gone("artifact"))) };
+    of_parts(tx, d, &release).await
+}
+
+/// The plan of a stored deployment as it would be made now of this release: its own one with other inputs.
+pub async fn of_release(tx: &mut Tx, d: &Deployment, release: &Release) -> Result<Result<Planned, Unplannable>, Error> {
+    Ok(match of_parts(tx, d, release).await? {
+        Ok(planned) => secrets::check(tx, &planned.plan).await?.map(|()| planned),
+        Err(e) => Err(e),
+    })
+}
+
+async fn of_parts(tx: &mut Tx, d: &Deployment, release: &Release) -> Result<Result<Planned, Unplannable>, Error> {
+    let Some(artifact) = artifacts::by_id(tx, release.artifact).await? else {
+        return Ok(Err(Unplannable(format!("the artifact of deployment {} is not in the database", d.id))));
+    };
     match Snapshot::read(tx, &d.project, &d.environment, &release.add_hosts).await? {
-        Ok(s) => Ok(s.plan(&release, &artifact, d.rollback.as_ref().map(|r| r.mode), &d.only_hosts)),
+        Ok(s) => Ok(s.plan(release, &artifact, d.rollback.as_ref().map(|r| r.mode), &d.only_hosts)),
         Err(e) => Ok(Err(e)),
     }
 }

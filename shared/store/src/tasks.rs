@@ -3,6 +3,7 @@
 use crate::{Error, Tx, Value, decode, sql};
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, types::Json};
+use std::collections::BTreeSet;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 use windlass_domain::{
@@ -129,9 +130,7 @@ pub async fn open_of_segment(tx: &mut Tx, work: WorkId, segment: u32) -> Result<
     .bind(segment)
     .fetch_all(tx)
     .await?;
-    rows.into_iter()
-        .map(|(h, n)| Ok((h, u32::try_from(n).map_err(|_| Error::Unknown("tasks.attempt"))?)))
-        .collect()
+    rows.into_iter().map(|(h, n)| Ok((h, u32::try_from(n).map_err(|_| Error::Unknown("tasks.attempt"))?))).collect()
 }
 
 /// The last attempt that was made on each host, in one segment of a rollout.
@@ -148,13 +147,49 @@ pub async fn last_attempts(
     .bind(segment)
     .fetch_all(tx)
     .await?;
-    rows.into_iter()
-        .map(|(h, n)| Ok((h, u32::try_from(n).map_err(|_| Error::Unknown("tasks.attempt"))?)))
-        .collect()
+    rows.into_iter().map(|(h, n)| Ok((h, u32::try_from(n).map_err(|_| Error::Unknown("tasks.attempt"))?))).collect()
 }
 
 pub async fn of_deployment(tx: &mut Tx, deployment: DeploymentId) -> Result<Vec<StoredTask>, Error> {
     many(tx, "t.deployment_id = $1", deployment.0).await
+}
+
+/// Hosts that are looked up one by one; for more, all tasks in these states are read at once.
+const ONE_BY_ONE: usize = 20;
+
+/// The main tasks of these hosts that have not settled, with their works, in the order of the tasks; with `unknown`, those of
+/// any segment that are unknown. One host of thousands costs one row, not thousands.
+pub async fn open_of_hosts(
+    tx: &mut Tx,
+    deployment: DeploymentId,
+    hosts: &[String],
+    unknown: bool,
+) -> Result<Vec<(TaskId, WorkId)>, Error> {
+    let mut found: Vec<(Uuid, Uuid, String)> = Vec::new();
+    if hosts.len() <= ONE_BY_ONE {
+        for host in hosts {
+            let rows: Vec<(Uuid, Uuid, String)> = sql("SELECT id, work_id, host FROM tasks
+                 WHERE deployment_id = $1 AND host = $2
+                   AND (($3 AND state = 'unknown') OR (NOT $3 AND segment = 0 AND state IN ('pending', 'offered', 'granted')))")
+            .bind(deployment)
+            .bind(host)
+            .bind(unknown)
+            .fetch_all(tx)
+            .await?;
+            found.extend(rows);
+        }
+    } else {
+        found = sql("SELECT id, work_id, host FROM tasks WHERE deployment_id = $1
+               AND (($2 AND state = 'unknown') OR (NOT $2 AND segment = 0 AND state IN ('pending', 'offered', 'granted')))")
+        .bind(deployment)
+        .bind(unknown)
+        .fetch_all(tx)
+        .await?;
+        let wanted: BTreeSet<&String> = hosts.iter().collect();
+        found.retain(|(_, _, host)| wanted.contains(host));
+    }
+    found.sort_by_key(|(id, ..)| *id);
+    Ok(found.into_iter().map(|(id, work, _)| (TaskId(id), WorkId(work))).collect())
 }
 
 /// Tasks an agent may still start, run or report: offered, granted, unknown.

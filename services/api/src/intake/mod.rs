@@ -32,6 +32,7 @@ use windlass_domain::{
 use windlass_store::{
     Tx, artifacts, catalog, events,
     intake::{self, Delivery},
+    marks,
 };
 
 /// Names command ids made from deliveries.
@@ -183,7 +184,13 @@ async fn decide(tx: &mut Tx, incoming: &Incoming, at: DateTime<Utc>) -> Result<(
                 Ok((stored, true)) => {
                     answer.outcome = "matched".into();
                     answer.artifact = Some(stored.artifact.id.0);
+                    let mut kept_out = Vec::new();
                     for environment in wanted(tx, &incoming.project).await? {
+                        // The scheduler asks again; asked here too, the trigger log says why nothing was requested.
+                        if let Some(why) = refused(tx, &incoming.project, &environment, &a.version).await? {
+                            kept_out.push(why);
+                            continue;
+                        }
                         let c = request(incoming, &environment, stored.artifact.id, &actor, at);
                         if commands::accept(tx, &c).await? {
                             answer.commands.push(c.id.0);
@@ -191,10 +198,14 @@ async fn decide(tx: &mut Tx, incoming: &Incoming, at: DateTime<Utc>) -> Result<(
                             rings.push(c.id);
                         }
                     }
-                    answer.reason = match answer.commands.len() {
-                        0 => format!("registered artifact {}; no policy asks for a deployment", a.version),
-                        n => format!("registered artifact {}; requested {n} deployment(s)", a.version),
+                    answer.reason = match (answer.commands.len(), kept_out.is_empty()) {
+                        (0, true) => format!("registered artifact {}; no policy asks for a deployment", a.version),
+                        (n, _) => format!("registered artifact {}; requested {n} deployment(s)", a.version),
                     };
+                    for why in kept_out {
+                        answer.reason.push_str("; not requested: ");
+                        answer.reason.push_str(&why);
+                    }
                 }
             }
         }
@@ -248,6 +259,14 @@ async fn wanted(tx: &mut Tx, project: &str) -> Result<Vec<String>, Fail> {
         }
     }
     Ok(out)
+}
+
+/// Why a hook requests nothing there now: automation is held off, or the version is kept out.
+async fn refused(tx: &mut Tx, project: &str, environment: &str, version: &str) -> Result<Option<String>, Fail> {
+    if let Some(hold) = marks::held(tx, project, environment).await? {
+        return Ok(Some(hold.text()));
+    }
+    Ok(marks::against(tx, project, environment, version).await?.map(|m| m.text(version)))
 }
 
 fn request(incoming: &Incoming, environment: &str, artifact: ArtifactId, actor: &str, at: DateTime<Utc>) -> Command {
