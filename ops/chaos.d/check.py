@@ -129,7 +129,7 @@ for d in deployments:
                     false.append(f"{d['version']} {t['host']}: succeeded, but {s} never ended well there")
         elif t["state"] == "not_started" and begun and not others:
             false.append(f"{d['version']} {t['host']}: not started, but {begun} began there")
-        unknown += t["state"] == "unknown"
+        unknown += t["state"] in ("unknown", "overridden")
 row("P5", "hosts said to be other than they are", false, hosts)
 
 # P6: nothing begins after ABORTED but on hosts that were listed as unknown.

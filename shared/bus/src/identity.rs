@@ -164,7 +164,13 @@ impl Identities {
         let _ = writeln!(text, "max_payload: 1MB");
         let _ = writeln!(text, "max_connections: 64K");
         // The database has the truth, so a second's worth of doorbells may be lost to a power cut.
-        let _ = writeln!(text, "jetstream {{\n  store_dir: {}\n  sync_interval: \"1s\"\n}}", quoted(store));
+        // Without a number of its own the server takes a part of what is free on the disk, and on a small disk that is less than
+        // the account may use: JetStream would then be refused to it as a whole.
+        let _ = writeln!(
+            text,
+            "jetstream {{\n  store_dir: {}\n  sync_interval: \"1s\"\n  max_file_store: {JETSTREAM_BYTES}\n}}",
+            quoted(store)
+        );
         let _ = writeln!(text, "operator: {operator}");
         let _ = writeln!(text, "system_account: {system}");
         let _ = writeln!(text, "resolver: {{\n  type: full\n  dir: {}\n  allow_delete: false\n}}", quoted(&resolver));
