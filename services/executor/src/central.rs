@@ -3,6 +3,9 @@
 //! try, so that the far side can tell a repeat; `notify` is an event in the transaction that settles the work, so it is said
 //! exactly once; `wait` counts from when the work was made.
 
+pub(crate) mod http;
+pub(crate) mod prometheus;
+
 use crate::{
     ansible,
     dispatch::{Draft, SERVICE},
@@ -14,34 +17,23 @@ use crate::{
     steplog,
 };
 use chrono::Utc;
-use reqwest::{
-    Method,
-    header::{HeaderMap, HeaderName, HeaderValue},
-};
+use reqwest::Method;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{io::AsyncReadExt, sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
-use windlass_bus::wake::Backoff;
 use windlass_contracts::subjects;
 use windlass_domain::{
     Timestamp,
     event::Severity,
     mask::Masker,
     plugin, reference,
-    work::{CentralWork, Desired, WorkResult},
+    work::{CentralWork, Desired, FailureClass, WorkResult},
 };
 use windlass_runtime::outbound::Request;
 use windlass_store::{Error, events, works, works::Claim};
 
-/// Longest single try of an HTTP request.
-const MAX_TRY: Duration = Duration::from_secs(30);
-const MAX_BODY: usize = 256 * 1024;
-/// Of the answer, this much is kept in the result.
-const KEPT_BODY: usize = 2048;
-/// A JSON answer up to this size is kept whole, for expressions to read.
-const KEPT_JSON: usize = 16 * 1024;
 /// No artifact is larger.
 const MAX_ARTIFACT: u64 = 64 * 1024 * 1024 * 1024;
 
@@ -50,6 +42,8 @@ const MAX_ARTIFACT: u64 = 64 * 1024 * 1024 * 1024;
 pub(crate) struct Done {
     /// Why it failed.
     pub(crate) failed: Option<String>,
+    /// What kind of failure it was; that it said no, when absent.
+    pub(crate) class: Option<FailureClass>,
     pub(crate) output: Value,
     pub(crate) event: Option<Draft>,
 }
@@ -65,6 +59,10 @@ pub(crate) struct Control {
 
 pub(crate) fn failed(reason: impl Into<String>) -> Done {
     Done { failed: Some(reason.into()), ..Done::default() }
+}
+
+pub(crate) fn failed_as(class: FailureClass, reason: impl Into<String>) -> Done {
+    Done { class: Some(class), ..failed(reason) }
 }
 
 /// Runs the step until it ends, is aborted, or the claim is lost.
@@ -127,7 +125,7 @@ async fn settle(shared: &Shared, claim: &Claim, step: &CentralWork, done: &Done)
     works::lock_desired(&mut tx, claim.work.id).await?;
     let now = tx.now().await?;
     let result = WorkResult::Central {
-        class: None,
+        class: done.failed.as_ref().map(|_| done.class.unwrap_or(FailureClass::Exit)),
         succeeded: done.failed.is_none(),
         reason: done.failed.clone(),
         output: done.output.clone(),
@@ -150,18 +148,21 @@ async fn execute(shared: &Shared, claim: &Claim, step: &CentralWork, control: &C
     let work = &claim.work;
     let view = match shared.plans.get(&shared.ctx.store, work.deployment, &work.plan_digest).await? {
         Ok(view) => view,
-        Err(problem) => return Ok(failed(problem.to_string())),
+        Err(problem) => return Ok(failed_as(FailureClass::Refused, problem.to_string())),
     };
     let (action, with, timeout_s) = match view.central(&step.step) {
         Ok(found) => found,
-        Err(problem) => return Ok(failed(problem.to_string())),
+        Err(problem) => return Ok(failed_as(FailureClass::Refused, problem.to_string())),
     };
     let (with, masker) = match secrets::fill(shared, work, step, with).await? {
         Ok(filled) => filled,
-        Err(reason) => return Ok(failed(format!("not started: {reason}"))),
+        Err(reason) => return Ok(failed_as(FailureClass::Refused, format!("not started: {reason}"))),
     };
     let of = Step { view: &view, action, with: &with, timeout_s, masker: &masker };
-    let done = carry_out(shared, claim, step, control, &of).await?;
+    let mut done = carry_out(shared, claim, step, control, &of).await?;
+    if done.failed.is_some() && control.abort.is_cancelled() {
+        done.class = Some(FailureClass::Stopped);
+    }
     Ok(Done {
         failed: done.failed.map(|reason| masker.text(&reason)),
         output: reference::clean(masker.value(&done.output)),
@@ -205,13 +206,12 @@ async fn carry_out(
     }
     let run = async {
         match action {
-            "http.request" => http(shared, &work.id.to_string(), with, timeout, masker).await,
+            "http.request" => http::run(shared, &work.id.to_string(), with, timeout, masker).await,
+            "prometheus.query" => prometheus::run(shared, with, timeout).await,
             "artifact.verify" => verify(shared, with, timeout).await,
             "notify" => notify(&step.step, with),
             "wait" => wait(claim.created_at, with).await,
-            other => {
-                failed(format!("this executor does not know the action `{other}`: run the same version everywhere"))
-            }
+            other => failed_as(FailureClass::Refused, unknown_action(other)),
         }
     };
     // `wait` has no other end than its own.
@@ -221,9 +221,16 @@ async fn carry_out(
         () = control.abort.cancelled() => failed("stopped: the deployment was aborted"),
         done = tokio::time::timeout(timeout, run) => match done {
             Ok(done) => done,
-            Err(_) => failed(format!("the step took longer than its timeout of {timeout_s} s")),
+            Err(_) => {
+                let reason = format!("the step took longer than its timeout of {timeout_s} s");
+                failed_as(FailureClass::Timeout, reason)
+            }
         },
     })
+}
+
+pub(crate) fn unknown_action(action: &str) -> String {
+    format!("this executor does not know the action `{action}`: run the same version everywhere")
 }
 
 fn text<'a>(with: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
@@ -232,73 +239,6 @@ fn text<'a>(with: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
 
 fn number(with: &Map<String, Value>, key: &str) -> Option<u64> {
     with.get(key).and_then(Value::as_u64)
-}
-
-/// Tries until the answer is as expected or `within_s` is over.
-async fn http(shared: &Shared, key: &str, with: &Map<String, Value>, timeout: Duration, masker: &Masker) -> Done {
-    let Some(url) = text(with, "url") else { return failed("`url` is missing") };
-    let Ok(method) = text(with, "method").unwrap_or("GET").parse::<Method>() else {
-        return failed("`method` is not one");
-    };
-    let mut headers = HeaderMap::new();
-    for (name, value) in with.get("headers").and_then(Value::as_object).into_iter().flatten() {
-        let pair = name.parse::<HeaderName>().ok().zip(value.as_str().and_then(|v| HeaderValue::from_str(v).ok()));
-        let Some((name, value)) = pair else { return failed(format!("header `{name}` cannot be sent")) };
-        headers.insert(name, value);
-    }
-    if let Ok(key) = HeaderValue::from_str(key) {
-        headers.insert("idempotency-key", key);
-    }
-    let want = number(with, "expect_status").unwrap_or(200);
-    let contains = text(with, "expect_body");
-    let within = number(with, "within_s").map_or(timeout, Duration::from_secs).min(timeout);
-    let deadline = Instant::now() + within;
-    let mut pause = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
-    let mut tries = 0_u32;
-    loop {
-        tries += 1;
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-        let request = Request {
-            headers: headers.clone(),
-            body: text(with, "body").unwrap_or_default().as_bytes().to_vec(),
-            timeout: left.min(MAX_TRY),
-            max_response: MAX_BODY,
-            ..Request::new(method.clone(), url)
-        };
-        let reason = match shared.outbound.send(request).await {
-            Ok(r) => {
-                let body = String::from_utf8_lossy(&r.body);
-                let fits = contains.is_none_or(|c| body.contains(c));
-                if u64::from(r.status) == want && fits {
-                    let json = (r.body.len() <= KEPT_JSON).then(|| serde_json::from_str::<Value>(&body).ok()).flatten();
-                    // Masked before it is cut, or half a secret would stand at the end.
-                    let body = crate::agents::cut(masker.text(&body), KEPT_BODY);
-                    let mut output = serde_json::json!({ "status": r.status, "body": body, "tries": tries });
-                    if let (Some(json), Some(output)) = (json, output.as_object_mut()) {
-                        output.insert("json".into(), json);
-                    }
-                    return Done { output, ..Done::default() };
-                }
-                if fits {
-                    format!("it answered {} instead of {want}", r.status)
-                } else {
-                    format!("it answered {} without the expected text", r.status)
-                }
-            }
-            Err(error) => {
-                let reason = chain(&error);
-                if !error.retryable() {
-                    return failed(reason);
-                }
-                reason
-            }
-        };
-        let pause = pause.next();
-        if Instant::now() + pause >= deadline {
-            return failed(format!("{reason} ({tries} tries in {} s)", within.as_secs()));
-        }
-        tokio::time::sleep(pause).await;
-    }
 }
 
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
@@ -312,6 +252,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     out
 }
 
+fn artifact(reason: String) -> Done {
+    failed_as(FailureClass::Artifact, reason)
+}
+
 /// Reads the whole package and compares digest, size and age.
 async fn verify(shared: &Shared, with: &Map<String, Value>, timeout: Duration) -> Done {
     let (Some(url), Some(digest)) = (text(with, "url"), text(with, "digest")) else {
@@ -321,7 +265,7 @@ async fn verify(shared: &Shared, with: &Map<String, Value>, timeout: Duration) -
         let Ok(built) = built.parse::<Timestamp>() else { return failed("`built_at` is not a time") };
         let age = (Utc::now() - built).num_seconds();
         if i64::try_from(max).is_ok_and(|max| age > max) {
-            return failed(format!("the package was built {age} s ago, more than the {max} s allowed: build it again"));
+            return artifact(format!("the package was built {age} s ago, more than the {max} s allowed: build it again"));
         }
     }
     let mut hash = Sha256::new();
@@ -341,13 +285,13 @@ async fn verify(shared: &Shared, with: &Map<String, Value>, timeout: Duration) -
         Err(reason) => return failed(reason),
     };
     if let Some(size) = number(with, "size").filter(|s| *s != bytes) {
-        return failed(format!(
+        return artifact(format!(
             "the package has {bytes} bytes, registered were {size}: it was replaced after it was registered"
         ));
     }
     let found = format!("sha256:{}", hash.finalize().iter().map(|b| format!("{b:02x}")).collect::<String>());
     if found != digest {
-        return failed(format!(
+        return artifact(format!(
             "the package has digest {found}, registered was {digest}: it was replaced after it was registered"
         ));
     }

@@ -3,9 +3,15 @@
 //!
 //! How hosts count against the wave's budget: failed, unknown and overridden ones do, and so do those that could not be
 //! started although they should have been (no agent, not reachable, refused): a wave that skips hosts is not a good wave.
-//! Hosts the budget itself held back, and hosts an abort stopped, do not.
+//! Hosts the budget itself held back, and hosts that an abort or a person stopped, do not.
 
-use crate::wave::Carried;
+mod outcome;
+mod pace;
+
+pub(crate) use outcome::{applied, events_of, outputs_of, result};
+pub(crate) use pace::Pace;
+
+use crate::{traffic::Told, wave::Carried};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -13,10 +19,12 @@ use std::{
 use windlass_contracts::frames::RefuseCode;
 use windlass_domain::{
     Timestamp,
+    deployment::By,
     event::Severity,
     ids::{AgentId, TaskId},
     task::{Grant, Refusal, StepReport, Task, TaskInput, TaskReport, TaskState},
-    work::{Desired, HostResult, Outcome, WaveHost, WaveWork, WorkResult},
+    traffic::TrafficState,
+    work::{Desired, FailureClass, Outcome, WaveHost, WaveWork},
 };
 use windlass_store::tasks::StoredTask;
 
@@ -27,6 +35,14 @@ const OVER_BUDGET: &str = "not started: more hosts failed than the rollout allow
 #[derive(Debug, Clone)]
 pub(crate) struct Board {
     pub(crate) wave: WaveWork,
+    /// Which tasks of the rollout these are (`plan::segment`).
+    pub(crate) segment: u32,
+    /// Hosts are taken off their load balancers before their task is offered.
+    pub(crate) drains: bool,
+    /// How the starts are spread over time.
+    pub(crate) pace: Option<Pace>,
+    /// Ids of the steps that handle the package.
+    pub(crate) artifact_steps: BTreeSet<String>,
     /// Ids of the steps of each host's task, by index.
     pub(crate) steps: BTreeMap<String, Arc<Vec<String>>>,
     /// What hosts gave on earlier attempts, by step.
@@ -34,6 +50,36 @@ pub(crate) struct Board {
     pub(crate) tasks: BTreeMap<TaskId, StoredTask>,
     /// Hosts that may take no task now, and why.
     pub(crate) closed: BTreeMap<String, String>,
+}
+
+impl Board {
+    /// Without tasks, load balancers and pace.
+    pub(crate) fn new(wave: WaveWork, segment: u32, steps: BTreeMap<String, Arc<Vec<String>>>) -> Board {
+        Board {
+            wave,
+            segment,
+            drains: false,
+            pace: None,
+            artifact_steps: BTreeSet::new(),
+            steps,
+            carried: Carried::new(),
+            tasks: BTreeMap::new(),
+            closed: BTreeMap::new(),
+        }
+    }
+
+    /// When the next host may be started that waits for nothing but its time.
+    pub(crate) fn next_start(&self) -> Option<Timestamp> {
+        let pace = self.pace.as_ref()?;
+        let last = self.tasks.values().filter_map(|s| begun(&s.task)).max();
+        let waits = self.tasks.values().filter(|s| s.task.state == TaskState::Pending && s.task.traffic.is_none());
+        waits.map(|s| pace.due(&s.task.host, last)).min()
+    }
+}
+
+/// When a task was offered, or its host began to be taken off.
+fn begun(t: &Task) -> Option<Timestamp> {
+    t.offered_at.or_else(|| t.traffic.as_ref().map(|t| t.since))
 }
 
 /// What an agent said about one task, checked for shape.
@@ -65,16 +111,24 @@ pub(crate) enum Input {
         task: TaskId,
         reason: String,
     },
-    /// Nobody took the offer in time.
+    /// Nobody took the offer in time, or it cannot be kept.
     TimedOut {
         task: TaskId,
         reason: String,
+        class: FailureClass,
     },
     Override {
         task: TaskId,
         by: String,
         reason: String,
     },
+    /// A person stops the host.
+    Stop {
+        task: TaskId,
+        by: By,
+    },
+    /// What load balancers said.
+    Traffic(Told),
 }
 
 /// A host whose task is to be made now.
@@ -82,7 +136,7 @@ pub(crate) enum Input {
 pub(crate) struct NewTask {
     pub(crate) stored: StoredTask,
     /// Why it must not be offered: no agent, or an earlier attempt that is not settled.
-    pub(crate) blocked: Option<String>,
+    pub(crate) blocked: Option<(FailureClass, String)>,
 }
 
 /// A frame to send once the transaction has committed.
@@ -131,14 +185,16 @@ impl Decision {
         id: TaskId,
         input: TaskInput,
         actor: &str,
+        class: Option<FailureClass>,
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let Some(before) = self.current(board, id).cloned() else { return Err(Refusal::Unfitting) };
-        let next = before.apply(input, now)?;
+        let names = board.steps.get(&before.host).map(|s| s.as_slice()).unwrap_or_default();
+        let next = applied(&before, input, class, names, &board.artifact_steps, now)?;
         let row = self.inserted.get(&id).or_else(|| board.tasks.get(&id));
         if let Some(row) = row {
             let steps = board.steps.get(&next.host).map(|s| s.as_slice()).unwrap_or_default();
-            self.events.extend(events_of(&before, &next, &row.step, steps, actor));
+            self.events.extend(events_of(&before, &next, (&row.step, row.segment), steps, actor));
         }
         if let Some(new) = self.inserted.get_mut(&id) {
             new.task = next;
@@ -149,7 +205,7 @@ impl Decision {
     }
 }
 
-/// Decides one turn. `room_for_new` are hosts without a task, in wave order.
+/// Decides one turn. `new` are hosts without a task, in wave order.
 pub(crate) fn decide(
     board: &Board,
     desired: Desired,
@@ -167,8 +223,8 @@ pub(crate) fn decide(
     for n in new {
         let id = n.stored.task.id;
         d.inserted.insert(id, n.stored);
-        if let Some(reason) = n.blocked {
-            settle_unstarted(&mut d, board, id, TaskInput::Withdraw { reason }, now);
+        if let Some((class, reason)) = n.blocked {
+            settle_unstarted(&mut d, board, id, TaskInput::Withdraw { reason }, Some(class), now);
         }
     }
     let over = failures(&d, board) > board.wave.max_failures;
@@ -180,26 +236,30 @@ pub(crate) fn decide(
     let ids: BTreeSet<TaskId> = board.tasks.keys().chain(d.inserted.keys()).copied().collect();
     if desired == Desired::Abort || over {
         for id in ids {
-            let Some(state) = d.current(board, id).map(|t| t.state) else { continue };
-            match (state, desired) {
-                (TaskState::Pending | TaskState::Offered, Desired::Abort) => {
-                    settle_unstarted(&mut d, board, id, TaskInput::Withdraw { reason: ABORTED.into() }, now);
-                }
-                (TaskState::Pending | TaskState::Offered, Desired::Run) => {
-                    settle_unstarted(&mut d, board, id, TaskInput::AutoStop { reason: OVER_BUDGET.into() }, now);
-                }
-                _ => {}
-            }
+            let Some(TaskState::Pending | TaskState::Offered) = d.current(board, id).map(|t| t.state) else { continue };
+            let (input, class) = if desired == Desired::Abort {
+                (TaskInput::Withdraw { reason: ABORTED.into() }, Some(FailureClass::Stopped))
+            } else {
+                (TaskInput::AutoStop { reason: OVER_BUDGET.into() }, None)
+            };
+            settle_unstarted(&mut d, board, id, input, class, now);
         }
-        return d;
+    } else if desired == Desired::Run {
+        start_next(&mut d, board, now);
     }
-    offer_next(&mut d, board, now);
     d
 }
 
-fn settle_unstarted(d: &mut Decision, board: &Board, id: TaskId, input: TaskInput, now: Timestamp) {
+fn settle_unstarted(
+    d: &mut Decision,
+    board: &Board,
+    id: TaskId,
+    input: TaskInput,
+    class: Option<FailureClass>,
+    now: Timestamp,
+) {
     let offered = d.current(board, id).is_some_and(|t| t.state == TaskState::Offered);
-    match d.apply(board, id, input, SERVICE, now) {
+    match d.apply(board, id, input, SERVICE, class, now) {
         // Its agent may hold it as accepted and wait for a grant; the fence only tidies up there.
         Ok(()) if offered => d.frames.push((id, Frame::Fence)),
         Ok(()) => {}
@@ -211,11 +271,13 @@ pub(crate) const SERVICE: &str = "service:executor";
 
 fn accept(d: &mut Decision, board: &Board, desired: Desired, over: bool, id: TaskId, grant: Grant, now: Timestamp) {
     let Some(state) = d.current(board, id).map(|t| t.state) else { return };
-    // The gate of I3: once an abort has committed, or the budget is used up, no offer becomes a grant.
-    if desired == Desired::Abort || (over && state == TaskState::Offered) {
+    // The gate of I3: once an abort or a pause has committed, or the budget is used up, no offer becomes a grant. After a
+    // pause the offer is sent again, and the agent accepts again.
+    let stopped = d.current(board, id).is_some_and(|t| t.stop.is_some());
+    if desired != Desired::Run || stopped && !state.is_final() || (over && state == TaskState::Offered) {
         return;
     }
-    match d.apply(board, id, TaskInput::Accepted(grant), SERVICE, now) {
+    match d.apply(board, id, TaskInput::Accepted(grant), SERVICE, None, now) {
         Ok(()) | Err(Refusal::Duplicate) => d.frames.push((id, Frame::Grant)),
         Err(refusal) => {
             if refusal == Refusal::Settled {
@@ -233,18 +295,19 @@ fn take(d: &mut Decision, board: &Board, input: Input, now: Timestamp) {
             let actor = d.current(board, task).map(|t| format!("agent:{}", t.host)).unwrap_or_default();
             let result = match say {
                 Say::Accept { .. } => return,
-                Say::Started => d.apply(board, task, TaskInput::Started { instance }, &actor, now),
-                Say::Step(report) => d.apply(board, task, TaskInput::Step { instance, report }, &actor, now),
+                Say::Started => d.apply(board, task, TaskInput::Started { instance }, &actor, None, now),
+                Say::Step(report) => d.apply(board, task, TaskInput::Step { instance, report }, &actor, None, now),
                 Say::Refuse { code, detail } => match code {
                     // Another try may do: the offer stands until its time is up.
                     RefuseCode::Busy | RefuseCode::Stale => return,
                     RefuseCode::Unproven | RefuseCode::Policy | RefuseCode::Invalid | RefuseCode::NoResources => {
                         let reason = format!("the agent refused the task: {detail}");
-                        d.apply(board, task, TaskInput::Withdraw { reason }, &actor, now)
+                        let class = Some(FailureClass::Refused);
+                        d.apply(board, task, TaskInput::Withdraw { reason }, &actor, class, now)
                     }
                 },
                 Say::Result(report) => {
-                    let result = d.apply(board, task, TaskInput::Reported { instance, report }, &actor, now);
+                    let result = d.apply(board, task, TaskInput::Reported { instance, report }, &actor, None, now);
                     // A report that fits no state stays unanswered: it comes again, and may fit then.
                     if result != Err(Refusal::Unfitting) {
                         d.frames.push((task, Frame::ResultAck));
@@ -254,14 +317,29 @@ fn take(d: &mut Decision, board: &Board, input: Input, now: Timestamp) {
             };
             (task, result)
         }
-        Input::Silent { task, reason } => (task, d.apply(board, task, TaskInput::Silent { reason }, SERVICE, now)),
-        Input::TimedOut { task, reason } => {
-            settle_unstarted(d, board, task, TaskInput::Withdraw { reason }, now);
+        Input::Silent { task, reason } => {
+            (task, d.apply(board, task, TaskInput::Silent { reason }, SERVICE, None, now))
+        }
+        Input::TimedOut { task, reason, class } => {
+            settle_unstarted(d, board, task, TaskInput::Withdraw { reason }, Some(class), now);
             return;
         }
         Input::Override { task, by, reason } => {
             let actor = format!("person:{by}");
-            (task, d.apply(board, task, TaskInput::Override { by, reason }, &actor, now))
+            (task, d.apply(board, task, TaskInput::Override { by, reason }, &actor, None, now))
+        }
+        Input::Stop { task, by } => {
+            let actor = format!("person:{}", by.who);
+            let input = TaskInput::Stop { by };
+            let result = d.apply(board, task, input, &actor, Some(FailureClass::Stopped), now);
+            if result.is_ok() {
+                // What runs ends, what was offered is forgotten.
+                d.frames.push((task, Frame::Fence));
+            }
+            (task, result)
+        }
+        Input::Traffic(Told { task, state, reason }) => {
+            (task, d.apply(board, task, TaskInput::Traffic { state, reason }, SERVICE, None, now))
         }
     };
     if let Err(refusal) = result {
@@ -269,31 +347,53 @@ fn take(d: &mut Decision, board: &Board, input: Input, now: Timestamp) {
     }
 }
 
-/// Offers pending tasks, in wave order, as far as `parallel` allows.
-fn offer_next(d: &mut Decision, board: &Board, now: Timestamp) {
+/// Starts pending tasks, in wave order, as far as `parallel` and the pace allow: offers them, or has their hosts taken off
+/// first. A host counts as under way from then until it is back.
+fn start_next(d: &mut Decision, board: &Board, now: Timestamp) {
     let pending = |s: &StoredTask| s.task.state == TaskState::Pending;
     if !board.tasks.values().any(pending) && !d.inserted.values().any(pending) {
         return;
     }
     let by_host = by_host(d, board);
-    let state = |d: &Decision, id: &TaskId| d.current(board, *id).map(|t| t.state);
-    let active =
-        by_host.values().filter(|id| matches!(state(d, id), Some(TaskState::Offered | TaskState::Granted))).count();
+    let current = |d: &Decision, id: &TaskId| d.current(board, *id).cloned();
+    let all: Vec<Task> = by_host.values().filter_map(|id| current(d, id)).collect();
+    let active = all.iter().filter(|t| under_way(t)).count();
     let limit = if board.wave.parallel == 0 { usize::MAX } else { board.wave.parallel as usize };
     let mut room = limit.saturating_sub(active);
+    let mut last = all.iter().filter_map(begun).max();
     for h in &board.wave.hosts {
-        if room == 0 {
-            break;
-        }
         let Some(id) = by_host.get(h.host.as_str()).copied() else { continue };
-        if state(d, &id) == Some(TaskState::Pending) && !board.closed.contains_key(&h.host) {
-            match d.apply(board, id, TaskInput::Offer, SERVICE, now) {
-                Ok(()) => d.frames.push((id, Frame::Offer)),
-                Err(refusal) => d.refused.push((id, refusal)),
+        let Some(t) = d.current(board, id) else { continue };
+        if t.state != TaskState::Pending || board.closed.contains_key(&h.host) {
+            continue;
+        }
+        let off = t.traffic.as_ref().map(|t| t.state);
+        if off.is_none() {
+            let early = board.pace.as_ref().is_some_and(|p| now < p.due(&h.host, last));
+            if room == 0 || early {
+                continue;
             }
             room -= 1;
+            last = Some(now);
+        }
+        let input = match off {
+            None if board.drains => TaskInput::Traffic { state: TrafficState::Draining, reason: None },
+            None | Some(TrafficState::Drained) => TaskInput::Offer,
+            Some(_) => continue,
+        };
+        let offered = input == TaskInput::Offer;
+        match d.apply(board, id, input, SERVICE, None, now) {
+            Ok(()) if offered => d.frames.push((id, Frame::Offer)),
+            Ok(()) => {}
+            Err(refusal) => d.refused.push((id, refusal)),
         }
     }
+}
+
+/// It takes one of the places of `parallel`.
+fn under_way(t: &Task) -> bool {
+    matches!(t.state, TaskState::Offered | TaskState::Granted)
+        || t.traffic.is_some() && t.state != TaskState::Unknown && !t.is_over()
 }
 
 fn by_host(d: &Decision, board: &Board) -> BTreeMap<String, TaskId> {
@@ -309,90 +409,11 @@ fn failures(d: &Decision, board: &Board) -> u32 {
 
 fn counts_as_failure(t: &Task) -> bool {
     match t.outcome() {
-        Some(Outcome::Failed | Outcome::Unknown | Outcome::NotStarted) => true,
+        Some(Outcome::Failed | Outcome::Unknown) => true,
+        // Whom a person stopped, has not failed.
+        Some(Outcome::NotStarted) => t.stop.is_none(),
         Some(Outcome::Succeeded | Outcome::Cancelled | Outcome::AutoStopped) | None => false,
     }
-}
-
-/// The result, once no host can start any more and none is granted. `changed` goes over what the board holds.
-pub(crate) fn result(board: &Board, changed: &[StoredTask]) -> Option<WorkResult> {
-    let over: BTreeMap<TaskId, &Task> = changed.iter().map(|s| (s.task.id, &s.task)).collect();
-    let held = board.tasks.values().map(|s| over.get(&s.task.id).copied().unwrap_or(&s.task));
-    // Mostly something is still open: find that out before anything else.
-    if held.clone().chain(over.values().copied()).any(|t| !t.state.is_settled()) {
-        return None;
-    }
-    let by_host: BTreeMap<&str, &Task> = held.chain(over.values().copied()).map(|t| (t.host.as_str(), t)).collect();
-    let host = |h: &WaveHost| {
-        let t = by_host.get(h.host.as_str())?;
-        let mut outputs = board.carried.get(&h.host).cloned().unwrap_or_default();
-        if let Some(names) = board.steps.get(&h.host) {
-            outputs.extend(outputs_of(t, names));
-        }
-        Some(HostResult {
-            class: None,
-            exit_code: None,
-            failed_id: None,
-            host: h.host.clone(),
-            attempt: h.attempt,
-            outcome: t.outcome()?,
-            failed_step: t.failed_step(),
-            reason: t.reason.clone(),
-            outputs,
-        })
-    };
-    let hosts: Option<Vec<HostResult>> = board.wave.hosts.iter().map(host).collect();
-    hosts.map(|hosts| WorkResult::Wave { hosts })
-}
-
-/// What a task's steps gave, by step.
-pub(crate) fn outputs_of(t: &Task, names: &[String]) -> serde_json::Map<String, serde_json::Value> {
-    t.steps
-        .iter()
-        .filter(|s| !s.outputs.is_empty())
-        .filter_map(|s| Some((names.get(s.index as usize)?.clone(), serde_json::Value::Object(s.outputs.clone()))))
-        .collect()
-}
-
-/// What a change of a task tells the world.
-pub(crate) fn events_of(before: &Task, after: &Task, step: &str, steps: &[String], actor: &str) -> Vec<Draft> {
-    let mut out = Vec::new();
-    let base = |extra: serde_json::Value| {
-        let mut p = serde_json::json!({
-            "task": after.id, "host": after.host, "step": step, "attempt": after.attempt,
-        });
-        if let (Some(p), serde_json::Value::Object(extra)) = (p.as_object_mut(), extra) {
-            p.extend(extra);
-        }
-        p
-    };
-    let mut add = |what, severity, payload| {
-        out.push(Draft { what, severity, actor: actor.to_owned(), payload });
-    };
-    if before.started_at.is_none() && after.started_at.is_some() {
-        add("task.started", Severity::Info, base(serde_json::json!({})));
-    }
-    for s in &after.steps {
-        if before.steps.iter().any(|b| b.index == s.index) {
-            continue;
-        }
-        let ms = (s.ended_at - s.started_at).num_milliseconds().max(0);
-        let payload = base(
-            serde_json::json!({ "index": s.index, "name": steps.get(s.index as usize), "outcome": s.outcome, "ms": ms, "exit_code": s.exit_code }),
-        );
-        add("step.finished", Severity::Info, payload);
-    }
-    if before.state != after.state && after.state.is_settled() {
-        let severity = match after.state {
-            TaskState::Unknown => Severity::Action,
-            _ => Severity::Info,
-        };
-        let payload = base(serde_json::json!({
-            "state": after.state, "outcome": after.outcome(), "reason": after.reason, "failed_step": after.failed_step(),
-        }));
-        add("task.settled", severity, payload);
-    }
-    out
 }
 
 /// A task row before anything happened to it.

@@ -16,6 +16,7 @@ use windlass_domain::{
     Timestamp,
     event::Severity,
     ids::{AgentId, TaskId, WorkId},
+    plan::segment,
     task::{Task, TaskState},
     work::Desired,
 };
@@ -181,7 +182,9 @@ async fn settle(
     let rows = tasks::open_of_agent(tx, agent).await?;
     let mine: HashSet<TaskId> = rows.iter().map(|r| r.task.id).collect();
     for r in rows {
-        let abort = works::desired_now(tx, r.work).await? == Some(Desired::Abort);
+        // What brings a host back to its load balancer goes on in an abort.
+        let clean_up = segment::of_traffic(r.segment).is_some_and(|(_, _, attach)| attach);
+        let abort = !clean_up && works::desired_now(tx, r.work).await? == Some(Desired::Abort);
         if fence_open(&r.task, instance, listed.get(&r.task.id).copied(), abort, now) {
             let epoch = works::claim_state(tx, r.work).await?.map_or(0, |c| c.epoch);
             fences.push((r.task.id, r.work, epoch));
@@ -215,7 +218,7 @@ fn fence_open(t: &Task, instance: &str, listed: Option<OpenState>, abort: bool, 
     let granted_here = t.granted.as_ref().is_some_and(|g| g.instance == instance);
     match t.state {
         TaskState::Granted | TaskState::Unknown if !granted_here => false,
-        TaskState::Granted | TaskState::Unknown if abort => true,
+        TaskState::Granted | TaskState::Unknown if abort || t.stop.is_some() => true,
         // The same journal does not know it: it never accepted it, or has it only as fenced. Only its own FENCED report
         // proves that. A grant of this very moment may have crossed the HELLO.
         TaskState::Granted => {

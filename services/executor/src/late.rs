@@ -1,18 +1,25 @@
 //! Reports and overrides for works that are settled already: an unknown host that came back, or a result whose
-//! acknowledgement was lost. Whoever gets one takes the settled claim for one transaction and rewrites the result.
+//! acknowledgement was lost. Whoever gets one takes the settled claim for one transaction and rewrites the result. A host
+//! that is still off its load balancers has to be brought back first: then the work is given to whoever claims it, goes on
+//! as after a takeover, and is settled anew by its owner.
 
 use crate::{
     dispatch::{self, Draft, SERVICE},
+    plans::PlanView,
     shared::{LateResult, Shared, Signal, agent_event, work_event},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tokio::sync::mpsc;
 use windlass_contracts::{frames::DownBody, subjects};
 use windlass_domain::{
     event::Severity,
     ids::{AgentId, TaskId},
+    plan::segment,
     task::{Refusal, TaskInput},
-    work::WorkSpec,
+    work::{WaveWork, WorkSpec},
 };
 use windlass_store::{Error, events, tasks, works};
 
@@ -97,8 +104,7 @@ pub(crate) async fn apply(
     if agent.is_some() && row.task.agent != agent {
         return Ok(Late::WrongAgent);
     }
-    let names = names(shared, &row).await?;
-    let steps = names.get(&row.task.host).cloned().unwrap_or_default();
+    let plan = plan_of(shared, &row).await?;
     let mut tx = shared.ctx.store.write().await?;
     let now = tx.now().await?;
     if let Err(why) = row.task.apply(input.clone(), now) {
@@ -109,44 +115,78 @@ pub(crate) async fn apply(
     let (Some(row), Some(stored)) = (tasks::get(&mut tx, task).await?, works::get(&mut tx, row.work).await?) else {
         return Ok(Late::NoTask);
     };
-    let next = match row.task.apply(input, now) {
+    let next = match dispatch::applied(&row.task, input, None, &plan.steps, &plan.artifact_steps, now) {
         Ok(next) => next,
         Err(why) => return Ok(Late::Refused(why)),
     };
-    let WorkSpec::Wave(wave) = &stored.work.spec else { return Ok(Late::NoTask) };
-    let drafts = dispatch::events_of(&row.task, &next, &row.step, &steps, actor);
-    let changed_state = row.task.state != next.state;
+    let drafts = dispatch::events_of(&row.task, &next, (&row.step, row.segment), &plan.steps, actor);
+    let (changed_state, over) = (row.task.state != next.state, next.is_over());
     tasks::store(&mut tx, &row, next, epoch, now).await?;
     for draft in drafts {
         events::append(&mut tx, work_event(&stored.work, draft, now)).await?;
     }
-    if changed_state {
-        let rows = tasks::of_work(&mut tx, row.work).await?;
-        let board = dispatch::Board {
-            wave: wave.clone(),
-            carried: crate::wave::carried(&mut tx, &stored.work, wave, &names).await?,
-            steps: names,
-            tasks: rows.into_iter().map(|t| (t.task.id, t)).collect(),
-            closed: Default::default(),
-        };
-        let result = dispatch::result(&board, &[]).ok_or(Error::Conflict)?;
-        let version = works::resettle(&mut tx, row.work, epoch, &result).await?;
-        let payload = serde_json::json!({ "work": row.work, "step": wave.step, "wave": wave.wave, "version": version });
-        let draft = Draft { what: "work.settled", severity: Severity::Info, actor: SERVICE.into(), payload };
-        events::append(&mut tx, work_event(&stored.work, draft, now)).await?;
+    let wave = match &stored.work.spec {
+        WorkSpec::Wave(wave) if row.segment == segment::MAIN => Some(wave),
+        // What runs beside a wave is no part of a result.
+        _ => None,
+    };
+    let mut ring = None;
+    match wave.filter(|_| changed_state) {
+        Some(_) if !over => {
+            works::take_up_again(&mut tx, row.work, epoch).await?;
+            ring = Some((subjects::work(&stored.work.pool), row.work.to_string()));
+        }
+        Some(wave) => {
+            let names = names(&plan, wave);
+            let rows = tasks::of_segment(&mut tx, row.work, segment::MAIN, 1).await?;
+            let board = dispatch::Board {
+                carried: crate::wave::carried(&mut tx, &stored.work, wave, &names).await?,
+                tasks: rows.into_iter().map(|t| (t.task.id, t)).collect(),
+                ..dispatch::Board::new(wave.clone(), segment::MAIN, names)
+            };
+            // Another host of it may be on its way back: then its owner, soon, writes the result.
+            if let Some(result) = dispatch::result(&board, &[]) {
+                let version = works::resettle(&mut tx, row.work, epoch, &result).await?;
+                let payload =
+                    serde_json::json!({ "work": row.work, "step": wave.step, "wave": wave.wave, "version": version });
+                let draft = Draft { what: "work.settled", severity: Severity::Info, actor: SERVICE.into(), payload };
+                events::append(&mut tx, work_event(&stored.work, draft, now)).await?;
+                ring = Some((subjects::WORK_SETTLED.to_owned(), stored.work.deployment.to_string()));
+            }
+        }
+        None => {}
     }
     tx.commit().await?;
-    shared.ctx.bus.ring(subjects::WORK_SETTLED, stored.work.deployment.to_string()).await;
+    if let Some((subject, body)) = ring {
+        shared.ctx.bus.ring(subject, body).await;
+    }
     Ok(Late::Applied)
 }
 
-/// Names of the steps of every host of the work, for events and outputs.
-async fn names(shared: &Shared, row: &tasks::StoredTask) -> Result<BTreeMap<String, Arc<Vec<String>>>, Error> {
-    let Some(w) = works::get(&mut shared.ctx.store.read().await?, row.work).await? else { return Ok(BTreeMap::new()) };
+/// Of a task's plan what its events and its class need.
+#[derive(Debug, Default)]
+struct OfPlan {
+    view: Option<Arc<PlanView>>,
+    /// Ids of the steps of the task.
+    steps: Arc<Vec<String>>,
+    artifact_steps: BTreeSet<String>,
+}
+
+async fn plan_of(shared: &Shared, row: &tasks::StoredTask) -> Result<OfPlan, Error> {
+    let Some(w) = works::get(&mut shared.ctx.store.read().await?, row.work).await? else {
+        return Ok(OfPlan::default());
+    };
     let view = shared.plans.get(&shared.ctx.store, row.deployment, &w.work.plan_digest).await?;
-    let (Ok(view), WorkSpec::Wave(wave)) = (view, &w.work.spec) else { return Ok(BTreeMap::new()) };
-    let of = |host: &String| (host.clone(), crate::logs::step_names(&view, &row.step, host));
-    Ok(wave.hosts.iter().map(|h| of(&h.host)).collect())
+    let Ok(view) = view else { return Ok(OfPlan::default()) };
+    let steps = crate::logs::step_names(&view, &row.step, row.segment, &row.task.host);
+    Ok(OfPlan { artifact_steps: view.artifact_steps(&row.step), steps, view: Some(view) })
+}
+
+/// Names of the steps of every host of the wave, for outputs.
+fn names(plan: &OfPlan, wave: &WaveWork) -> BTreeMap<String, Arc<Vec<String>>> {
+    let Some(view) = &plan.view else { return BTreeMap::new() };
+    let of = |host: &String| (host.clone(), crate::logs::step_names(view, &wave.step, segment::MAIN, host));
+    wave.hosts.iter().map(|h| of(&h.host)).collect()
 }
 
 /// Applies the overrides people have given.

@@ -15,13 +15,24 @@ pub(crate) struct Lease {
     renewed: Instant,
     next: Instant,
     ttl: Duration,
+    /// Another driver of the same claim renews it; here it is only looked at.
+    second: bool,
 }
+
+/// A time that does not come.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 impl Lease {
     pub(crate) fn new(shared: Arc<Shared>, work: WorkId, epoch: u64) -> Lease {
         let ttl = shared.ctx.settings.executor.lease_s.get();
         let now = Instant::now();
-        Lease { shared, work, epoch, renewed: now, next: now + ttl / 3, ttl }
+        Lease { shared, work, epoch, renewed: now, next: now + ttl / 3, ttl, second: false }
+    }
+
+    /// For what is driven beside the owner of the claim, which renews it and whose end is the end of this too.
+    pub(crate) fn second(shared: Arc<Shared>, work: WorkId, epoch: u64) -> Lease {
+        let one = Lease::new(shared, work, epoch);
+        Lease { next: one.next + NEVER, second: true, ..one }
     }
 
     /// When to renew.
@@ -55,6 +66,9 @@ impl Lease {
 
     /// The database failed. Whether to go on: pauses, and gives up once the claim's time is over.
     pub(crate) async fn after_failure(&mut self, error: &windlass_store::Error) -> Result<(), Stop> {
+        if self.second {
+            return self.still_ours(error).await;
+        }
         if self.renewed.elapsed() >= self.ttl {
             return Err(Stop::Lost);
         }
@@ -63,6 +77,23 @@ impl Lease {
             tokio::time::sleep((self.ttl / 30).min(Duration::from_millis(500))).await;
         }
         self.renew().await
+    }
+
+    /// Waits until the database answers again, for as long as the claim's time at most.
+    async fn still_ours(&self, error: &windlass_store::Error) -> Result<(), Stop> {
+        let pause = (self.ttl / 30).min(Duration::from_millis(500));
+        tracing::debug!(work = %self.work, error = error as &dyn std::error::Error, "a transaction failed, trying again");
+        let until = Instant::now() + self.ttl;
+        loop {
+            tokio::time::sleep(pause).await;
+            let state = async { works::claim_state(&mut self.shared.ctx.store.read().await?, self.work).await };
+            match state.await {
+                Ok(Some(c)) if c.epoch == self.epoch && c.phase == "running" => return Ok(()),
+                Ok(_) => return Err(Stop::Lost),
+                Err(_) if Instant::now() >= until => return Err(Stop::Lost),
+                Err::<_, windlass_store::Error>(_) => {}
+            }
+        }
     }
 
     /// Lets another executor take over at once.

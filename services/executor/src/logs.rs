@@ -210,7 +210,9 @@ impl Writer {
         let (true, Some(stored)) = (settled, stored) else { return Ok(None) };
         let view = shared.plans.get(&shared.ctx.store, row.deployment, &stored.work.plan_digest).await?;
         let steps = match (&stored.work.spec, &view) {
-            (WorkSpec::Wave(w), Ok(view)) => step_names(view, &w.step, &row.task.host),
+            (WorkSpec::Wave(_) | WorkSpec::Probe(_), Ok(view)) => {
+                step_names(view, &row.step, row.segment, &row.task.host)
+            }
             _ => Arc::default(),
         };
         let meta = LogMeta { deployment: row.deployment, agent, host: row.task.host, steps };
@@ -221,8 +223,12 @@ impl Writer {
 }
 
 /// Ids of the steps of a host's task, by index; empty when the plan has no such task.
-pub(crate) fn step_names(view: &PlanView, step: &str, host: &str) -> Arc<Vec<String>> {
-    Arc::new(view.offer(step, host).map(|o| o.0.steps.iter().map(|s| s.id.clone()).collect()).unwrap_or_default())
+pub(crate) fn step_names(view: &PlanView, step: &str, segment: u32, host: &str) -> Arc<Vec<String>> {
+    Arc::new(
+        view.offer_at(step, segment, host)
+            .map(|o| o.0.steps.iter().map(|s| s.id.clone()).collect())
+            .unwrap_or_default(),
+    )
 }
 
 trait Take {

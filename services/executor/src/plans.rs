@@ -1,13 +1,13 @@
 //! Plans as executors need them: loaded once, with everything an OFFER carries.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 use windlass_domain::{
     approval::Approval,
     ids::DeploymentId,
-    plan::{Plan, PlanStepKind, PlanTree, SpecProof},
+    plan::{Plan, PlanRollout, PlanStepKind, PlanTree, SpecProof, segment},
     task::TaskSpec,
 };
 use windlass_store::{Store, deployments, tasks};
@@ -27,8 +27,8 @@ pub(crate) enum PlanProblem {
     Spec { host: String, reason: String },
 }
 
-/// By step and host.
-type Offers = HashMap<(String, String), Arc<(TaskSpec, SpecProof)>>;
+/// By step, segment and host.
+type Offers = HashMap<(String, u32, String), Arc<(TaskSpec, SpecProof)>>;
 
 /// A plan with its approvals and the hash tree that proves its task specs.
 #[derive(Debug)]
@@ -46,19 +46,45 @@ impl PlanView {
         Ok(PlanView { plan, approvals, tree, offers: Mutex::default() })
     }
 
-    /// What a host is to run, and the proof that the plan says so.
-    pub(crate) fn offer(&self, step: &str, host: &str) -> Result<Arc<(TaskSpec, SpecProof)>, PlanProblem> {
-        let key = (step.to_owned(), host.to_owned());
+    /// What a host is to run in this segment of a rollout, and the proof that the plan says so. `host` is where it runs: the
+    /// wave's host, or that of a load balancer, whose segment says which host of the wave it is about.
+    pub(crate) fn offer_at(
+        &self,
+        step: &str,
+        segment: u32,
+        host: &str,
+    ) -> Result<Arc<(TaskSpec, SpecProof)>, PlanProblem> {
+        let key = (step.to_owned(), segment, host.to_owned());
         let offers = || self.offers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(o) = offers().get(&key) {
             return Ok(Arc::clone(o));
         }
-        let index = self.plan.host_index(host);
+        let index = match segment::of_traffic(segment) {
+            Some((_, of, _)) => Some(of),
+            None => self.plan.host_index(host),
+        };
         let index = index.ok_or_else(|| PlanProblem::Unknown { what: "host", name: host.into() })?;
         let spec = |e: windlass_domain::plan::PlanError| PlanProblem::Spec { host: host.into(), reason: e.to_string() };
-        let offer = Arc::new(self.tree.offer(&self.plan, step, index).map_err(spec)?);
+        let offer = Arc::new(self.tree.offer_at(&self.plan, step, segment, index).map_err(spec)?);
+        if offer.0.host != host {
+            return Err(PlanProblem::Unknown { what: "task of the rollout on host", name: host.into() });
+        }
         offers().insert(key, Arc::clone(&offer));
         Ok(offer)
+    }
+
+    /// The rollout of a step.
+    pub(crate) fn rollout(&self, step: &str) -> Option<&PlanRollout> {
+        match self.plan.steps.iter().find(|s| s.id == step).map(|s| &s.kind) {
+            Some(PlanStepKind::Rollout(r)) => Some(r),
+            _ => None,
+        }
+    }
+
+    /// Ids of the host steps of a rollout that handle the package.
+    pub(crate) fn artifact_steps(&self, step: &str) -> BTreeSet<String> {
+        let steps = self.rollout(step).map(|r| r.steps.as_slice()).unwrap_or_default();
+        steps.iter().filter(|s| s.action.starts_with("artifact.")).map(|s| s.id.clone()).collect()
     }
 
     /// Action, parameters and timeout of a central step.

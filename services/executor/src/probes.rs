@@ -1,11 +1,38 @@
-//! Probes: the looks at a wave while it bakes.
+//! Probes: the looks at a wave while it bakes. A look asks every probe once: what the executor asks itself at the same time,
+//! what runs on the wave's hosts as tasks of their own (`wave::side`). A probe that fails so many looks in a row settles the
+//! work at once; else the end of the bake does.
+//!
+//! How often a probe has failed in a row is this process's memory: a new owner goes on looking and begins to count anew. It
+//! never looks longer than until the end of the bake and for one look more.
 
-use crate::{error::Stop, shared::Shared};
-use std::sync::Arc;
-use tokio::sync::Notify;
+mod judge;
+
+use crate::{
+    central::{http, prometheus, unknown_action},
+    dispatch::{Draft, SERVICE},
+    error::Stop,
+    lease::Lease,
+    plans::PlanView,
+    secrets,
+    shared::{Shared, work_event},
+    wave::side::{self, Heeds, Side},
+};
+use futures::future::{BoxFuture, join_all};
+use judge::{Counts, Looked, Standing};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
-use windlass_domain::work::ProbeWork;
-use windlass_store::works::Claim;
+use windlass_contracts::subjects;
+use windlass_domain::{
+    event::Severity,
+    plan::{PlanProbe, PlanProbes, segment},
+    task::{StepOutcome, Task},
+    work::{CentralWork, Desired, ProbeWork, Verdict, WorkResult},
+};
+use windlass_store::{Error, events, works, works::Claim};
 
 /// Looks until a probe fails, the time is over, the work is aborted, or the claim is lost.
 pub(crate) async fn drive(
@@ -15,7 +42,226 @@ pub(crate) async fn drive(
     bell: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), Stop> {
-    let _ = (shared, claim, probe, bell);
-    stop.cancelled().await;
-    Err(Stop::Shutdown)
+    let mut lease = Lease::new(Arc::clone(&shared), claim.work.id, claim.epoch);
+    let poll = shared.ctx.settings.poll_s.get();
+    let mut next_poll = Instant::now();
+    let abort = CancellationToken::new();
+    let looks = looks(&shared, &claim, &probe, &abort);
+    tokio::pin!(looks);
+    let result = loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                lease.release().await;
+                return Err(Stop::Shutdown);
+            }
+            () = tokio::time::sleep_until(lease.due()) => lease.renew().await?,
+            () = bell.notified() => next_poll = Instant::now(),
+            () = tokio::time::sleep_until(next_poll) => {
+                next_poll = Instant::now() + poll;
+                let desired = async { works::desired_now(&mut shared.ctx.store.read().await?, claim.work.id).await };
+                match desired.await {
+                    // What runs on hosts is ended first.
+                    Ok(Some(Desired::Abort)) => abort.cancel(),
+                    Ok(_) => {}
+                    Err::<_, Error>(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "cannot read the work");
+                    }
+                }
+            }
+            result = &mut looks => break result?,
+        }
+    };
+    loop {
+        match settle(&shared, &claim, &probe, &result).await {
+            Ok(()) => break,
+            Err(error) => lease.after_failure(&error).await?,
+        }
+    }
+    shared.ctx.bus.ring(subjects::WORK_SETTLED, claim.work.deployment.to_string()).await;
+    Ok(())
+}
+
+async fn settle(shared: &Shared, claim: &Claim, probe: &ProbeWork, result: &WorkResult) -> Result<(), Error> {
+    let mut tx = shared.ctx.store.write().await?;
+    works::lock_desired(&mut tx, claim.work.id).await?;
+    let now = tx.now().await?;
+    let version = works::settle(&mut tx, claim.work.id, claim.epoch, result).await?;
+    let mut payload = serde_json::json!({
+        "work": claim.work.id, "step": probe.step, "wave": probe.wave, "attempt": probe.attempt, "version": version,
+    });
+    if let (WorkResult::Probe { verdict, probes, reason }, Some(p)) = (result, payload.as_object_mut()) {
+        p.insert("verdict".into(), serde_json::json!(verdict));
+        p.insert("probes".into(), serde_json::json!(probes));
+        p.insert("reason".into(), serde_json::json!(reason));
+    }
+    let draft = Draft { what: "work.settled", severity: Severity::Info, actor: SERVICE.into(), payload };
+    events::append(&mut tx, work_event(&claim.work, draft, now)).await?;
+    tx.commit().await
+}
+
+fn without_a_look(reason: String) -> WorkResult {
+    WorkResult::Probe { verdict: Verdict::Inconclusive, probes: Vec::new(), reason: Some(reason) }
+}
+
+/// Looks again and again; what came of it.
+async fn looks(
+    shared: &Arc<Shared>,
+    claim: &Claim,
+    probe: &ProbeWork,
+    abort: &CancellationToken,
+) -> Result<WorkResult, Stop> {
+    let work = &claim.work;
+    let mut lease = Lease::second(Arc::clone(shared), work.id, claim.epoch);
+    let view = loop {
+        match shared.plans.get(&shared.ctx.store, work.deployment, &work.plan_digest).await {
+            Ok(Ok(view)) => break view,
+            Ok(Err(problem)) => return Ok(without_a_look(problem.to_string())),
+            Err(error) => lease.after_failure(&error).await?,
+        }
+    };
+    let Some(probes) = view.rollout(&probe.step).and_then(|r| r.probes.clone()) else {
+        return Ok(without_a_look(format!("the plan has no probes for the step `{}`", probe.step)));
+    };
+    let mut standings = Standing::of_all(&probes);
+    let every = Duration::from_secs(probes.every_s.max(1).into());
+    loop {
+        let started = Instant::now();
+        let looked = look(shared, claim, &view, probe, &probes, abort).await?;
+        if abort.is_cancelled() {
+            return Ok(aborted(standings));
+        }
+        for (id, said) in looked {
+            if let Some(s) = standings.iter_mut().find(|s| s.id() == id) {
+                s.take(said);
+            }
+        }
+        let left = (probe.until - chrono::Utc::now()).to_std().ok();
+        let failed = standings.iter().any(Standing::has_failed);
+        let (Some(left), false) = (left.filter(|l| !l.is_zero()), failed) else {
+            return Ok(judge::result(standings));
+        };
+        // The clock on the wall may be set meanwhile, so the end is looked at again after each pause.
+        let pause = every.saturating_sub(started.elapsed()).min(left).max(Duration::from_millis(10));
+        tokio::select! {
+            () = abort.cancelled() => {
+                end(shared, claim, &view, probe).await?;
+                return Ok(aborted(standings));
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+        if probe.until <= chrono::Utc::now() {
+            return Ok(judge::result(standings));
+        }
+    }
+}
+
+fn aborted(standings: Vec<Standing>) -> WorkResult {
+    let probes = standings.into_iter().map(Standing::said).collect();
+    WorkResult::Probe {
+        verdict: Verdict::Inconclusive,
+        probes,
+        reason: Some("stopped: the deployment was aborted".into()),
+    }
+}
+
+/// One look at everything, by probe.
+async fn look(
+    shared: &Arc<Shared>,
+    claim: &Claim,
+    view: &Arc<PlanView>,
+    probe: &ProbeWork,
+    probes: &PlanProbes,
+    abort: &CancellationToken,
+) -> Result<BTreeMap<String, Looked>, Stop> {
+    let mut questions: Vec<BoxFuture<'_, (String, Looked)>> = Vec::new();
+    for p in &probes.central {
+        questions.push(Box::pin(async move {
+            tokio::select! {
+                () = abort.cancelled() => (p.id.clone(), Looked::nothing("stopped: the deployment was aborted")),
+                said = ask(shared, claim, probe, p) => (p.id.clone(), said),
+            }
+        }));
+    }
+    let central = join_all(questions);
+    let on_hosts = async {
+        if probes.on_hosts.is_empty() || probe.hosts.is_empty() {
+            let nobody = || Looked::nothing("no host of the wave is well, so nothing could be asked there");
+            return Ok(probes.on_hosts.iter().map(|s| (s.id.clone(), nobody())).collect());
+        }
+        let tasks = side::run(shared, claim, view, side_of(probe, Heeds::Work)).await?;
+        Ok::<BTreeMap<String, Looked>, Stop>(counted(probes, &tasks))
+    };
+    let (central, on_hosts) = tokio::join!(central, on_hosts);
+    let mut all = on_hosts?;
+    all.extend(central);
+    Ok(all)
+}
+
+/// Ends what runs on hosts.
+async fn end(shared: &Arc<Shared>, claim: &Claim, view: &Arc<PlanView>, probe: &ProbeWork) -> Result<(), Stop> {
+    side::run(shared, claim, view, side_of(probe, Heeds::End)).await.map(|_| ())
+}
+
+fn side_of(probe: &ProbeWork, heeds: Heeds) -> Side {
+    Side {
+        step: probe.step.clone(),
+        segment: segment::PROBES,
+        hosts: probe.hosts.clone(),
+        outputs: probe.outputs.clone(),
+        heeds,
+    }
+}
+
+/// How each probe came out on the hosts: the ids of the tasks' steps are those of the probes.
+fn counted(probes: &PlanProbes, tasks: &[Task]) -> BTreeMap<String, Looked> {
+    let mut out = BTreeMap::new();
+    for (index, step) in probes.on_hosts.iter().enumerate() {
+        let mut counts = Counts::default();
+        for t in tasks {
+            let said = t.steps.iter().find(|s| s.index as usize == index);
+            let why = |text: Option<&str>| {
+                text.filter(|t| !t.is_empty()).map(|text| format!("{}: {text}", t.host)).unwrap_or_else(|| t.host.clone())
+            };
+            match said.map(|s| s.outcome) {
+                Some(StepOutcome::Succeeded) => counts.ok += 1,
+                Some(StepOutcome::Failed | StepOutcome::TimedOut) => {
+                    counts.failed += 1;
+                    counts.first_failed.get_or_insert(why(said.map(|s| s.message.as_str())));
+                }
+                // Not reached, or it has not said so.
+                Some(StepOutcome::Cancelled | StepOutcome::Skipped) | None => {
+                    counts.not_asked.get_or_insert(why(t.reason.as_deref()));
+                }
+            }
+            counts.total += 1;
+        }
+        out.insert(step.id.clone(), Looked::on_hosts(counts));
+    }
+    out
+}
+
+/// Asks a probe of the executor once, with what it refers to filled in and what comes back masked.
+async fn ask(shared: &Shared, claim: &Claim, probe: &ProbeWork, p: &PlanProbe) -> Looked {
+    let step = CentralWork { step: probe.step.clone(), attempt: probe.attempt, outputs: probe.outputs.clone() };
+    let (with, masker) = match secrets::fill(shared, &claim.work, &step, &p.with).await {
+        Ok(Ok(filled)) => filled,
+        Ok(Err(reason)) => return Looked::nothing(reason),
+        Err(error) => return Looked::nothing(crate::central::chain(&error)),
+    };
+    let within = with.get("within_s").and_then(serde_json::Value::as_u64).unwrap_or(u64::MAX);
+    let timeout = Duration::from_secs(within.min(p.timeout_s.into()).max(1));
+    let asked = async {
+        match p.action.as_str() {
+            "http.request" => http::once(shared, None, &with, timeout, 1, &masker).await,
+            "prometheus.query" => prometheus::once(shared, &with, timeout).await,
+            other => crate::central::failed(unknown_action(other)),
+        }
+    };
+    let Ok(done) = tokio::time::timeout(timeout, asked).await else {
+        return Looked::nothing(format!("it did not answer within {} s", timeout.as_secs()));
+    };
+    let failed = done.failed.map(|reason| masker.text(&reason));
+    let output = windlass_domain::reference::clean(masker.value(&done.output));
+    Looked::central(&p.action, output, failed)
 }

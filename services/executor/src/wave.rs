@@ -4,18 +4,20 @@
 mod frames;
 mod gate;
 mod grants;
+pub(crate) mod side;
+mod turn;
 
 pub(crate) use grants::{Carried, Fetched, carried};
 
 use crate::{
-    directory::QUARANTINE,
-    dispatch::{self, Board, Decision, Draft, Input, NewTask, SERVICE, Say},
+    dispatch::{Board, Input, Pace, Say},
     error::Stop,
     lease::Lease,
     logs::{LogMeta, step_names},
     plans::{PlanProblem, PlanView},
-    shared::{Shared, Signal, work_event},
+    shared::{Shared, Signal},
     ssh,
+    traffic::{Told, Traffic, Way},
 };
 use frames::Timer;
 use grants::Grants;
@@ -28,19 +30,16 @@ use tokio::{
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
-use windlass_contracts::subjects;
 use windlass_domain::{
     Timestamp,
-    event::Severity,
     ids::TaskId,
-    task::{Refusal, TaskState},
-    work::{Desired, WaveHost, WaveWork, WorkResult},
+    plan::segment,
+    traffic::TrafficState,
+    work::{Desired, WaveHost, WaveWork},
 };
 use windlass_runtime::telemetry;
 use windlass_store::{
-    Error, Tx, events, sessions,
-    tasks::{self, StoredTask},
+    tasks,
     works::{self, Claim},
 };
 
@@ -49,8 +48,18 @@ const CHUNK: usize = 64;
 const INBOX: usize = 4096;
 const TURN: usize = 256;
 
+/// Whose tasks are driven, and what they heed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The hosts of the wave: their results are the work's.
+    Main,
+    /// Beside the work's owner, in another segment.
+    Side(side::Heeds),
+}
+
 #[derive(Debug)]
 pub(crate) struct Wave {
+    role: Role,
     shared: Arc<Shared>,
     claim: Claim,
     lease: Lease,
@@ -59,7 +68,14 @@ pub(crate) struct Wave {
     gate: gate::Gate,
     /// Hosts that have no task yet.
     missing: VecDeque<WaveHost>,
+    /// What was wanted at the last turn.
     desired: Desired,
+    /// The end of the last pause: what nobody took meanwhile has its whole time again.
+    released: Option<Timestamp>,
+    /// When a host may start that only its time keeps back.
+    next_start: Option<Instant>,
+    /// What takes hosts off their load balancers; absent where there are none.
+    traffic: Option<Traffic>,
     timers: HashMap<TaskId, Timer>,
     grants: Grants,
     /// Tasks to fence at once.
@@ -94,22 +110,62 @@ impl Wave {
                 Err(error) => lease.after_failure(&error).await?,
             }
         };
-        let (to_inbox, inbox) = mpsc::channel(INBOX);
-        let steps = wave.hosts.iter().filter_map(|h| {
-            let view = plan.as_ref().ok()?;
-            Some((h.host.clone(), step_names(view, &wave.step, &h.host)))
+        let mut board = Wave::board(&plan, wave, segment::MAIN);
+        board.pace = board.wave.stagger.map(|s| {
+            Pace::of(&claim.work.id.to_string(), claim.created_at, &board.wave.hosts, s)
         });
-        let steps: BTreeMap<String, Arc<Vec<String>>> = steps.collect();
-        let carried = loop {
-            let read = async { carried(&mut shared.ctx.store.read().await?, &claim.work, &wave, &steps).await };
+        board.carried = loop {
+            let (wave, steps) = (&board.wave, &board.steps);
+            let read = async { carried(&mut shared.ctx.store.read().await?, &claim.work, wave, steps).await };
             match read.await {
                 Ok(c) => break c,
                 Err(error) => lease.after_failure(&error).await?,
             }
         };
+        let mut me = Wave::new(Role::Main, shared, claim, lease, plan, board);
+        if let Ok(view) = &me.plan {
+            me.traffic = Traffic::of(&me.shared, &me.claim, view, &me.board.wave.step, &me.to_inbox);
+            me.board.drains = me.traffic.is_some();
+        }
+        let ended = me.run(bell, stop).await;
+        match ended {
+            Err(Stop::Shutdown) => {
+                let placeholder = Lease::new(Arc::clone(&me.shared), me.claim.work.id, me.claim.epoch);
+                std::mem::replace(&mut me.lease, placeholder).release().await;
+            }
+            Err(Stop::Lost) => me.shared.logs.forget(me.board.tasks.keys().copied()),
+            _ => {}
+        }
+        ended
+    }
+
+    /// The tasks of a segment over these hosts, none of them loaded yet.
+    fn board(plan: &Result<Arc<PlanView>, PlanProblem>, wave: WaveWork, segment: u32) -> Board {
+        let steps = wave.hosts.iter().filter_map(|h| {
+            let view = plan.as_ref().ok()?;
+            Some((h.host.clone(), step_names(view, &wave.step, segment, &h.host)))
+        });
+        let steps: BTreeMap<String, Arc<Vec<String>>> = steps.collect();
+        let artifact_steps = plan.as_ref().map(|v| v.artifact_steps(&wave.step)).unwrap_or_default();
+        Board { artifact_steps, ..Board::new(wave, segment, steps) }
+    }
+
+    fn new(
+        role: Role,
+        shared: Arc<Shared>,
+        claim: Claim,
+        lease: Lease,
+        plan: Result<Arc<PlanView>, PlanProblem>,
+        board: Board,
+    ) -> Wave {
+        let (to_inbox, inbox) = mpsc::channel(INBOX);
         let trace = telemetry::traceparent_of_current().or_else(|| claim.work.trace.clone());
-        let mut me = Wave {
-            board: Board { wave, steps, carried, tasks: BTreeMap::new(), closed: BTreeMap::new() },
+        Wave {
+            role,
+            board,
+            released: None,
+            next_start: None,
+            traffic: None,
             gate: gate::Gate::default(),
             missing: VecDeque::new(),
             desired: claim.work.desired,
@@ -124,22 +180,16 @@ impl Wave {
             inbox,
             to_inbox,
             trace,
-        };
-        let ended = me.run(bell, stop).await;
-        match ended {
-            Err(Stop::Shutdown) => {
-                let placeholder = Lease::new(Arc::clone(&me.shared), me.claim.work.id, me.claim.epoch);
-                std::mem::replace(&mut me.lease, placeholder).release().await;
-            }
-            Err(Stop::Lost) => me.shared.logs.forget(me.board.tasks.keys().copied()),
-            _ => {}
         }
-        ended
     }
 
     async fn run(&mut self, bell: Arc<Notify>, stop: CancellationToken) -> Result<(), Stop> {
         let settings = self.shared.ctx.settings.executor.clone();
-        let poll = self.shared.ctx.settings.poll_s.get();
+        let mut poll = self.shared.ctx.settings.poll_s.get();
+        if self.role != Role::Main {
+            // Nobody rings for it.
+            poll = poll.min(Duration::from_secs(1));
+        }
         let check = (settings.unknown_s.get().min(settings.offer_timeout_s.get()) / 10)
             .clamp(Duration::from_millis(10), Duration::from_secs(1));
         self.shared.directory.refresh_on_demand(&self.shared.ctx.store).await;
@@ -153,8 +203,9 @@ impl Wave {
             let inputs = self.read(&mut signals);
             let overdue = std::mem::take(&mut look) && self.anything_due();
             if turn || !inputs.is_empty() || !self.missing.is_empty() || overdue {
-                turn = false;
-                match self.turn(inputs, overdue).await {
+                // Somebody rang, or nobody has for a while: there may be a word of a person in the database.
+                let fresh = std::mem::take(&mut turn);
+                match self.turn(inputs, overdue, fresh).await {
                     Ok(true) => return Ok(()),
                     Ok(false) => {}
                     Err(error) => {
@@ -183,6 +234,7 @@ impl Wave {
                 continue;
             }
             let timer = self.timers.values().map(|t| t.at).min().unwrap_or(next_poll).min(next_check).min(next_poll);
+            let timer = self.next_start.map_or(timer, |at| at.min(timer));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Stop::Shutdown),
@@ -198,6 +250,10 @@ impl Wave {
                     if next_check <= now {
                         next_check = now + check;
                         look = true;
+                    }
+                    if self.next_start.is_some_and(|at| at <= now) {
+                        self.next_start = None;
+                        turn = true;
                     }
                 }
             }
@@ -217,8 +273,8 @@ impl Wave {
             let desired =
                 async { works::desired_now(&mut self.shared.ctx.store.read().await?, self.claim.work.id).await };
             match desired.await {
-                Ok(Some(Desired::Run)) => {}
-                Ok(_) => break,
+                Ok(Some(Desired::Run | Desired::Hold)) => {}
+                Ok(Some(Desired::Abort) | None) => break,
                 Err(error) => self.lease.after_failure(&error).await?,
             }
         }
@@ -227,15 +283,20 @@ impl Wave {
 
     /// Everything from the database, as after a takeover.
     async fn reload(&mut self) -> Result<(), Stop> {
+        let (segment, from) = (self.board.segment, self.board.wave.hosts.iter().map(|h| h.attempt).min().unwrap_or(1));
         let rows = loop {
-            let rows = async { tasks::of_work(&mut self.shared.ctx.store.read().await?, self.claim.work.id).await };
+            let work = self.claim.work.id;
+            let rows =
+                async { tasks::of_segment(&mut self.shared.ctx.store.read().await?, work, segment, from).await };
             match rows.await {
                 Ok(rows) => break rows,
                 Err(error) => self.lease.after_failure(&error).await?,
             }
         };
         self.shared.router.forget(self.board.tasks.keys().copied());
-        self.board.tasks = rows.into_iter().map(|t| (t.task.id, t)).collect();
+        let ours: HashMap<&str, u32> = self.board.wave.hosts.iter().map(|h| (h.host.as_str(), h.attempt)).collect();
+        let rows = rows.into_iter().filter(|t| ours.get(t.task.host.as_str()) == Some(&t.task.attempt));
+        self.board.tasks = rows.map(|t| (t.task.id, t)).collect();
         let have: std::collections::HashSet<&str> = self.board.tasks.values().map(|t| t.task.host.as_str()).collect();
         self.missing = self.board.wave.hosts.iter().filter(|h| !have.contains(h.host.as_str())).cloned().collect();
         self.timers.clear();
@@ -243,8 +304,33 @@ impl Wave {
         for id in ids {
             self.adopt(id);
             self.set_timer(id, true);
+            self.begin_traffic(id);
         }
         Ok(())
+    }
+
+    /// What the task says was begun with its host's load balancers goes on.
+    fn begin_traffic(&mut self, id: TaskId) {
+        let Some(row) = self.board.tasks.get(&id) else { return };
+        let way = match row.task.traffic.as_ref().map(|t| t.state) {
+            Some(TrafficState::Draining) => Way::Drain,
+            Some(TrafficState::Attaching | TrafficState::DrainFailed) => Way::Attach,
+            Some(TrafficState::Drained | TrafficState::Attached | TrafficState::AttachFailed) | None => return,
+        };
+        match (&mut self.traffic, &self.plan) {
+            (Some(traffic), _) => traffic.begin(id, &row.task.host, row.task.attempt, way),
+            (None, plan) => {
+                let why = plan.as_ref().err().map_or("the plan names no load balancer".into(), ToString::to_string);
+                let state = match way {
+                    Way::Drain => TrafficState::DrainFailed,
+                    Way::Attach => TrafficState::AttachFailed,
+                };
+                let told = Told { task: id, state, reason: Some(format!("its load balancers cannot be told: {why}")) };
+                if self.to_inbox.try_send(Signal::Traffic(told)).is_err() {
+                    tracing::warn!(task = %id, "the wave does not keep up; it is told at the next look");
+                }
+            }
+        }
     }
 
     /// Takes the task's frames from now on.
@@ -288,7 +374,7 @@ impl Wave {
                     }
                 }
                 Signal::Override { task, by, reason } => inputs.push(Input::Override { task, by, reason }),
-                Signal::Traffic(_) => {}
+                Signal::Traffic(told) => inputs.push(Input::Traffic(told)),
                 Signal::Nudge(task) => {
                     if let Some(t) = self.timers.get_mut(&task) {
                         t.at = Instant::now();
@@ -298,250 +384,5 @@ impl Wave {
             }
         }
         inputs
-    }
-
-    fn anything_due(&self) -> bool {
-        let now = chrono::Utc::now();
-        self.board.tasks.values().any(|t| self.overdue(t, now).is_some())
-    }
-
-    /// What the passing of time does to a task.
-    fn overdue(&self, row: &StoredTask, now: Timestamp) -> Option<Input> {
-        let settings = &self.shared.ctx.settings.executor;
-        let t = &row.task;
-        let over = |since: Timestamp, limit: Duration| (now - since).to_std().is_ok_and(|d| d >= limit);
-        let seen = t.agent.and_then(|a| self.shared.directory.seen(a));
-        match t.state {
-            TaskState::Offered if over(t.offered_at?, settings.offer_timeout_s.get()) => {
-                if let Some(why) = self.grants.why(t.id) {
-                    return Some(Input::TimedOut { task: t.id, reason: format!("not started: {why}") });
-                }
-                let quiet = seen.is_none_or(|s| over(s.at, settings.suspect_s.get()));
-                let reason = if let Some(why) = self.shared.ssh.error(&t.host).filter(|_| quiet) {
-                    format!("host {} is not reachable over SSH: {why}", t.host)
-                } else if quiet {
-                    format!(
-                        "host {} is not reachable: its agent has not been heard; check `windlass-agent` there",
-                        t.host
-                    )
-                } else {
-                    format!("the agent of host {} did not take the task in time", t.host)
-                };
-                Some(Input::TimedOut { task: t.id, reason })
-            }
-            TaskState::Granted => {
-                // A revoked agent is not seen any more, whatever it sends.
-                if seen.as_ref().zip(t.granted.as_ref()).is_some_and(|(s, g)| g.instance != s.instance) {
-                    let reason = format!(
-                        "another agent journal answers for host {}: it was installed anew or its agent's state was lost",
-                        t.host
-                    );
-                    return Some(Input::Silent { task: t.id, reason });
-                }
-                let since = seen.map_or(self.listening_since, |s| s.at).max(t.granted_at?).max(self.listening_since);
-                over(since, settings.unknown_s.get()).then(|| Input::Silent {
-                    task: t.id,
-                    reason: format!(
-                        "host {} has been silent since {}; it may have run, may still run",
-                        t.host,
-                        since.format("%H:%M:%S UTC")
-                    ),
-                })
-            }
-            _ => None,
-        }
-    }
-
-    /// One transaction. `true`: the work is settled.
-    async fn turn(&mut self, mut inputs: Vec<Input>, overdue: bool) -> Result<bool, Error> {
-        let work = &self.claim.work;
-        let making: Vec<WaveHost> = self.missing.iter().take(CHUNK).cloned().collect();
-        if let Ok(view) = &self.plan {
-            // Specs are rendered and hashed here, outside of the transaction; what fails, fails again below.
-            making.iter().for_each(|h| drop(view.offer(&self.board.wave.step, &h.host)));
-        }
-        let mut tx = self.shared.ctx.store.write().await?;
-        let desired = works::lock_desired(&mut tx, work.id).await?;
-        works::check(&mut tx, work.id, self.lease.epoch).await?;
-        let now = tx.now().await?;
-        for row in self.board.tasks.values().filter(|_| overdue) {
-            if let Some(due) = self.overdue(row, now)
-                && self.still_due(&mut tx, row, now).await?
-            {
-                inputs.push(due);
-            }
-        }
-        let mut new = Vec::with_capacity(making.len());
-        for h in &making {
-            new.push(self.new_task(&mut tx, h).await?);
-        }
-        let closed = {
-            let waiting = self.board.tasks.values().chain(new.iter().map(|n| &n.stored));
-            let pending: Vec<(TaskId, &str)> = waiting
-                .filter(|t| t.task.state == TaskState::Pending && desired == Desired::Run)
-                .map(|t| (t.task.id, t.task.host.as_str()))
-                .collect();
-            let closed = self.gate.closed(&mut tx, &pending).await?;
-            let patience = self.shared.ctx.settings.executor.host_wait_s.get();
-            inputs.extend(self.gate.given_up(&pending, &closed, patience));
-            closed
-        };
-        self.board.closed = closed;
-        let work = &self.claim.work;
-        let d = dispatch::decide(&self.board, desired, now, inputs, new);
-        let mut stored = Vec::with_capacity(d.inserted.len() + d.changed.len());
-        for row in d.inserted.values() {
-            tasks::insert(&mut tx, row, now).await?;
-            stored.push(row.clone());
-        }
-        for (row, next) in d.changed.values() {
-            stored.push(tasks::store(&mut tx, row, next.clone(), self.lease.epoch, now).await?);
-        }
-        for draft in &d.events {
-            events::append(&mut tx, work_event(work, draft.clone(), now)).await?;
-        }
-        let result = if making.len() == self.missing.len() { dispatch::result(&self.board, &stored) } else { None };
-        if let Some(result) = &result {
-            let version = works::settle(&mut tx, work.id, self.lease.epoch, result).await?;
-            let draft = self.settled(result, version);
-            events::append(&mut tx, work_event(work, draft, now)).await?;
-        }
-        tx.commit().await?;
-
-        self.missing.drain(..making.len());
-        let abort_is_new = desired != self.desired;
-        self.desired = desired;
-        for row in stored {
-            let id = row.task.id;
-            let before = self.board.tasks.insert(id, row);
-            self.observe(before.as_ref(), id);
-            if self.board.tasks.get(&id).is_some_and(|t| t.task.started_at.is_some() || t.task.state.is_settled()) {
-                self.grants.forget(id);
-            }
-            if before.is_none() {
-                self.adopt(id);
-            }
-            self.set_timer(id, false);
-        }
-        if abort_is_new {
-            let ids: Vec<TaskId> = self.board.tasks.keys().copied().collect();
-            ids.into_iter().for_each(|id| self.set_timer(id, true));
-        }
-        self.report(&d);
-        for (id, frame) in &d.frames {
-            self.send(*id, *frame).await;
-        }
-        if result.is_some() {
-            self.shared.ctx.bus.ring(subjects::WORK_SETTLED, self.claim.work.deployment.to_string()).await;
-        }
-        Ok(result.is_some())
-    }
-
-    /// Looks at the stored session before a host is called silent: another executor may have heard it.
-    async fn still_due(&self, tx: &mut Tx, row: &StoredTask, now: Timestamp) -> Result<bool, Error> {
-        let Some(agent) = row.task.agent.filter(|_| row.task.state == TaskState::Granted) else { return Ok(true) };
-        if let Some(s) = sessions::get(tx, agent).await? {
-            let own = self.shared.directory.seen(agent).filter(|o| o.instance == s.instance).map(|o| o.at);
-            self.shared.directory.set_session(
-                agent,
-                &s.instance,
-                own.map_or(s.last_seen_at, |o| o.max(s.last_seen_at)),
-            );
-        }
-        Ok(self.overdue(row, now).is_some())
-    }
-
-    async fn new_task(&self, tx: &mut Tx, h: &WaveHost) -> Result<NewTask, Error> {
-        let work = &self.claim.work;
-        let agent = self.shared.directory.agent_of_host(&h.host);
-        let step = &self.board.wave.step;
-        let mut segment = 0;
-        let mut blocked = match &self.plan {
-            Err(e) => Some(format!("not started: {e}")),
-            Ok(view) => match view.offer(step, &h.host) {
-                Ok(offer) => {
-                    segment = offer.0.segment;
-                    None
-                }
-                Err(e) => Some(format!("not started: {e}")),
-            },
-        };
-        match agent {
-            None => {
-                blocked = Some(match self.shared.ssh.error(&h.host) {
-                    Some(why) => format!("host {} is not reachable over SSH: {why}", h.host),
-                    None => format!("host {0} has no agent: run `windlass enroll {0}`, or give it `ssh`", h.host),
-                });
-            }
-            Some(a) if self.shared.directory.seen(a).is_some_and(|s| s.instance.starts_with(QUARANTINE)) => {
-                blocked =
-                    Some(format!("the agent of host {} is quarantined: revoke it and enroll the host anew", h.host));
-            }
-            Some(_) => {}
-        }
-        if h.attempt > 1 {
-            // I7. The scheduler asks for a retry only of what allows it; here it is made sure of.
-            let earlier = tasks::earlier_attempts(tx, work.deployment, step, segment, &h.host, h.attempt).await?;
-            // A repeated step runs again after a success.
-            let again = |s: TaskState| self.board.wave.again && s == TaskState::Succeeded;
-            if let Some(e) = earlier.iter().find(|e| !e.task.allows_next_attempt() && !again(e.task.state)) {
-                let state = e.task.state.as_str();
-                blocked = Some(format!("not started: attempt {} on this host is {state}", e.task.attempt));
-            }
-        }
-        let task = dispatch::fresh(TaskId(Uuid::now_v7()), h, agent);
-        let stored =
-            StoredTask { work: work.id, deployment: work.deployment, step: step.clone(), segment, version: 1, task };
-        Ok(NewTask { stored, blocked })
-    }
-
-    fn settled(&self, result: &WorkResult, version: u64) -> Draft {
-        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
-        if let WorkResult::Wave { hosts } = result {
-            for h in hosts {
-                let name = serde_json::to_value(h.outcome).ok().and_then(|v| v.as_str().map(str::to_owned));
-                *counts.entry(name.unwrap_or_default()).or_default() += 1;
-            }
-        }
-        let wave = &self.board.wave;
-        let payload = serde_json::json!({
-            "work": self.claim.work.id, "step": wave.step, "wave": wave.wave, "version": version, "hosts": counts,
-        });
-        Draft { what: "work.settled", severity: Severity::Info, actor: SERVICE.into(), payload }
-    }
-
-    fn observe(&self, before: Option<&StoredTask>, id: TaskId) {
-        let Some(after) = self.board.tasks.get(&id) else { return };
-        let m = &self.shared.metrics;
-        let was = before.map(|b| b.task.state);
-        let seconds = |from: Option<Timestamp>, to: Option<Timestamp>| {
-            from.zip(to).and_then(|(f, t)| (t - f).to_std().ok()).map(|d| d.as_secs_f64())
-        };
-        let t = &after.task;
-        if was == Some(TaskState::Offered) && t.state == TaskState::Granted {
-            seconds(t.offered_at, t.granted_at)
-                .into_iter()
-                .for_each(|s| m.dispatch.with_label_values(&["accept"]).observe(s));
-        }
-        if before.is_some_and(|b| b.task.started_at.is_none()) && t.started_at.is_some() {
-            seconds(t.granted_at, t.started_at)
-                .into_iter()
-                .for_each(|s| m.dispatch.with_label_values(&["start"]).observe(s));
-        }
-        if was != Some(t.state) && t.state.is_settled() {
-            m.settled.with_label_values(&[t.state.as_str()]).inc();
-        }
-    }
-
-    fn report(&self, d: &Decision) {
-        for (task, why) in &d.refused {
-            match why {
-                Refusal::OtherInstance => {
-                    self.shared.metrics.refused.with_label_values(&["other_instance"]).inc();
-                    tracing::warn!(%task, "an agent journal that does not hold the grant speaks about the task");
-                }
-                why => tracing::debug!(%task, %why, "nothing changed"),
-            }
-        }
     }
 }

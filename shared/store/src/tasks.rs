@@ -3,8 +3,8 @@
 use crate::{Error, Tx, Value, decode, sql};
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, types::Json};
-use std::collections::BTreeSet;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 use windlass_domain::{
     Timestamp,

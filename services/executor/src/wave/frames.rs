@@ -23,6 +23,8 @@ impl Wave {
         let t = &row.task;
         match (t.state, self.desired) {
             (TaskState::Granted | TaskState::Unknown, Desired::Abort) => Some(Frame::Fence),
+            (TaskState::Granted | TaskState::Unknown, _) if t.stop.is_some() => Some(Frame::Fence),
+            // In a pause nothing that waits is helped on its way, not even a grant that got lost.
             (TaskState::Offered, Desired::Run) => Some(Frame::Offer),
             (TaskState::Granted, Desired::Run) if t.started_at.is_none() && t.steps.is_empty() => Some(Frame::Grant),
             _ => None,
@@ -105,7 +107,7 @@ impl Wave {
 
     async fn offer(&self, row: &StoredTask, instance: String) {
         let (Ok(view), Some(agent)) = (&self.plan, row.task.agent) else { return };
-        let Ok(made) = view.offer(&row.step, &row.task.host) else { return };
+        let Some(made) = self.made(view, &row.task.host) else { return };
         let (spec, proof) = (*made).clone();
         let timeout = self.shared.ctx.settings.executor.offer_timeout_s.get();
         let work = &self.claim.work;
@@ -121,7 +123,7 @@ impl Wave {
             spec,
             proof,
             approvals: view.approvals.clone(),
-            not_after: row.task.offered_at.unwrap_or_else(chrono::Utc::now) + timeout,
+            not_after: self.offered_since(row.task.offered_at.unwrap_or_else(chrono::Utc::now)) + timeout,
             trace: self.trace.clone(),
         };
         self.shared.send(agent, Some(instance), DownBody::Offer(Box::new(offer))).await;

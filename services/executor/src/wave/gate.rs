@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use windlass_domain::{catalog::DEFAULT_MAX_TASKS, ids::TaskId};
+use windlass_domain::{catalog::DEFAULT_MAX_TASKS, ids::TaskId, work::FailureClass};
 use windlass_store::{Error, Tx, hosts};
 
 /// Limits of hosts are read again after this long.
@@ -82,7 +82,7 @@ impl Gate {
         let why = |id: &TaskId, host: &str| {
             let why = closed.get(host)?;
             let reason = format!("not started: {why}; it was waited for {} s", limit.as_secs());
-            Some(Input::TimedOut { task: *id, reason })
+            Some(Input::TimedOut { task: *id, reason, class: FailureClass::Refused })
         };
         pending.iter().filter(|(id, _)| over(id)).filter_map(|(id, host)| why(id, host)).collect()
     }

@@ -5,6 +5,7 @@
 use super::Wave;
 use crate::{
     dispatch::{Frame, Input, Say},
+    plans::PlanView,
     secrets,
     shared::{Shared, Signal},
 };
@@ -20,8 +21,9 @@ use tokio::{
 use windlass_contracts::{frames::SealedSecrets, sealed::SealedError};
 use windlass_domain::{
     ids::TaskId,
-    task::TaskState,
-    work::{WaveWork, Work},
+    plan::SpecProof,
+    task::{TaskSpec, TaskState},
+    work::{FailureClass, WaveWork, Work},
 };
 use windlass_store::{Error, Tx, tasks};
 
@@ -65,9 +67,14 @@ impl Grants {
 }
 
 impl Wave {
+    /// What the plan has for a host in this segment, with its proof.
+    pub(super) fn made(&self, view: &PlanView, host: &str) -> Option<Arc<(TaskSpec, SpecProof)>> {
+        view.offer_at(&self.board.wave.step, self.board.segment, host).ok()
+    }
+
     /// Names of the secrets a host's task needs.
     pub(super) fn needs(&self, host: &str) -> BTreeSet<String> {
-        let offer = self.plan.as_ref().ok().and_then(|view| view.offer(&self.board.wave.step, host).ok());
+        let offer = self.plan.as_ref().ok().and_then(|view| self.made(view, host));
         offer.map(|o| secrets::names(&o.0)).unwrap_or_default()
     }
 
@@ -87,7 +94,7 @@ impl Wave {
         }
         let Some(seal_to) = seal_to else {
             let reason = "the agent cannot take secrets: install the version of this control plane there".into();
-            return Some(Input::TimedOut { task, reason });
+            return Some(Input::TimedOut { task, reason, class: FailureClass::Refused });
         };
         if self.grants.asked.get(&task) == Some(&nonce) {
             return None;
@@ -132,7 +139,7 @@ impl Wave {
             self.fences.push(task);
             return None;
         }
-        Some(Input::TimedOut { task, reason: format!("not started: {why}") })
+        Some(Input::TimedOut { task, reason: format!("not started: {why}"), class: FailureClass::Refused })
     }
 
     pub(super) async fn send_fences(&mut self) {
@@ -144,7 +151,7 @@ impl Wave {
     /// Outputs that the host's steps refer to: of earlier steps of the flow, and of its own on earlier attempts.
     pub(super) fn outputs(&self, host: &str) -> Map<String, Value> {
         let Ok(view) = &self.plan else { return Map::new() };
-        let Ok(offer) = view.offer(&self.board.wave.step, host) else { return Map::new() };
+        let Some(offer) = self.made(view, host) else { return Map::new() };
         let own = self.board.carried.get(host);
         secrets::steps(&offer.0)
             .into_iter()
