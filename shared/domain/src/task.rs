@@ -444,3 +444,6 @@ impl TaskReport {
             .filter(|m| !m.is_empty())
     }
 }
+
+#[cfg(test)]
+mod traffic_tests;
