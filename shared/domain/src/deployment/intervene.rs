@@ -1,43 +1,78 @@
-//! What people do about a rollout: confirm, retry, skip, ignore, exclude, answer for an unknown host.
+//! What people do about a run: confirm, choose, retry, skip, ignore, exclude, stop hosts, answer for an unknown host. What they
+//! *say* about it (fail, succeed) is in `forced.rs`, taking up again after the end in `reopen.rs`.
 
 use super::{graph::Graph, transition::Step, *};
 use serde_json::json;
 
-impl Step<'_> {
-    fn must_be_running(&self, verb: &'static str) -> Result<(), Refusal> {
-        match self.d.state {
-            State::Running | State::Paused => Ok(()),
-            _ => Err(self.wrong(verb, "")),
-        }
+/// What a retry goes for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Scope {
+    /// Empty: all that failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Only this step, or what failed within this subflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole_wave: bool,
+}
+
+impl Scope {
+    pub(super) fn has_step(&self, id: &str) -> bool {
+        let within = |s: &String| id == s || id.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        self.step.as_ref().is_none_or(within)
     }
 
-    pub(super) fn confirm(&mut self, by: &str, wave: u32) -> Result<(), Refusal> {
-        self.must_be_running("confirmed")?;
-        let now = self.now;
-        for s in &mut self.d.steps {
-            let StepRunKind::Rollout(r) = &mut s.kind else { continue };
-            let bake = r.bake_s;
-            let Some(w) = r.waves.get_mut(wave as usize) else { continue };
-            if w.state == WaveState::Confirming {
-                w.state = if bake > 0 {
-                    WaveState::Baking { until: now + std::time::Duration::from_secs(bake.into()) }
-                } else {
-                    WaveState::Succeeded
-                };
-                let payload = json!({ "by": by, "step": s.id, "wave": wave });
-                self.event("wave.confirmed", Severity::Info, payload);
-                return Ok(());
-            }
+    pub(super) fn has_host(&self, host: &str) -> bool {
+        self.hosts.is_empty() || self.hosts.iter().any(|h| h == host)
+    }
+}
+
+/// Why parts that were named stay as they are.
+#[derive(Default)]
+struct Left {
+    /// They may still be running.
+    unsettled: Vec<String>,
+    /// Nothing is to be done about them.
+    idle: Vec<String>,
+}
+
+impl Left {
+    fn refusal(self, verb: &str, otherwise: &str) -> Refusal {
+        let why = |parts: &[String]| format!("nothing to {verb}: {}", parts.join("; "));
+        match (self.unsettled.is_empty(), self.idle.is_empty()) {
+            (false, _) => Refusal::Unsettled(why(&self.unsettled)),
+            (true, false) => Refusal::NothingToDo(why(&self.idle)),
+            (true, true) => Refusal::NothingToDo(format!("nothing to {verb}: {otherwise}")),
         }
-        Err(Refusal::NothingToDo(format!("wave {wave} does not wait for a confirmation")))
+    }
+}
+
+impl Step<'_> {
+    pub(super) fn confirm(&mut self, by: &str, wave: u32) -> Result<(), Refusal> {
+        let waits = |s: &StepRun| match &s.kind {
+            StepRunKind::Rollout(r) => r.waves.get(wave as usize).is_some_and(|w| w.state == WaveState::Confirming),
+            _ => false,
+        };
+        let Some(i) = self.d.steps.iter().position(waits) else {
+            return Err(Refusal::NothingToDo(format!("wave {wave} does not wait for a confirmation")));
+        };
+        let w = wave as usize;
+        // To say that a wave is well though its probes could not tell is to step in; to look at one that ended well is not.
+        let unclear = matches!(&self.d.steps[i].kind, StepRunKind::Rollout(r) if r.waves[w].probe.is_some());
+        if unclear {
+            self.step_in(by)?;
+        }
+        let payload = json!({ "by": by, "step": self.d.steps[i].id, "wave": wave });
+        self.event("wave.confirmed", Severity::Info, payload);
+        self.bake(i, w);
+        Ok(())
     }
 
     /// A person decides what an expression could not.
     pub(super) fn choose(&mut self, by: &str, step: &str, branch: &str) -> Result<(), Refusal> {
-        self.must_be_running("decided")?;
-        let Some(i) = self.d.steps.iter().position(|s| s.id == step) else {
-            return Err(Refusal::Invalid(format!("this deployment has no step {step:?}")));
-        };
+        self.step_in(by)?;
+        let i = self.index_of(step)?;
         let s = &self.d.steps[i];
         let Some(about) = s.asks.as_ref().map(|a| a.about) else {
             return Err(Refusal::NothingToDo(format!("step {step} waits for no choice")));
@@ -46,6 +81,12 @@ impl Step<'_> {
         if !choices.iter().any(|c| c == branch) {
             let known = choices.join(", ");
             return Err(Refusal::Invalid(format!("step {step} has no branch {branch:?}: choose one of {known}")));
+        }
+        if branch == "skip"
+            && matches!(about, About::Condition | About::Inputs)
+            && let Some(required) = self.d.required_step(i)
+        {
+            return Err(Refusal::Required(format!("step {required} is required: it cannot be skipped")));
         }
         let who = By { who: by.into(), reason: String::new(), at: self.now };
         let payload = json!({ "by": by, "step": step, "branch": branch, "about": about });
@@ -72,85 +113,178 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Retries failed hosts at the step that failed, or (`past`) after it; hosts that were stopped with them run too.
-    pub(super) fn retry(&mut self, by: &str, only: &[String], past: bool) -> Result<(), Refusal> {
-        let verb = if past { "skip" } else { "retry" };
-        self.must_be_running(if past { "skipped" } else { "retried" })?;
-        self.hosts_exist(only)?;
+    /// Failed hosts and steps again, at the step that failed; hosts that were stopped with them run too.
+    pub(super) fn retry(&mut self, by: &str, scope: &Scope) -> Result<(), Refusal> {
+        self.step_in(by)?;
+        self.check_scope(scope)?;
+        let touched = self.retry_failed(scope)?;
+        let payload = json!({ "by": by, "verb": "retry", "on": touched, "whole_wave": scope.whole_wave });
+        self.event("deployment.intervened", Severity::Info, payload);
+        Ok(())
+    }
+
+    pub(super) fn check_scope(&self, scope: &Scope) -> Result<(), Refusal> {
+        self.hosts_exist(&scope.hosts)?;
+        if let Some(step) = &scope.step {
+            self.index_of(step)?;
+        }
+        if scope.whole_wave && !scope.hosts.is_empty() {
+            let why = "a whole wave has all its hosts: leave the hosts away, or the whole wave";
+            return Err(Refusal::Invalid(why.into()));
+        }
+        Ok(())
+    }
+
+    /// Makes what failed within the scope ready to go on; the answer is what that was.
+    pub(super) fn retry_failed(&mut self, scope: &Scope) -> Result<Vec<String>, Refusal> {
         let mut touched = Vec::new();
-        let mut refused = Vec::new();
+        let mut left = Left::default();
+        for i in 0..self.d.steps.len() {
+            if !self.d.has_failed(i) || !scope.has_step(&self.d.steps[i].id) {
+                continue;
+            }
+            if self.d.steps[i].state == StepState::Failed {
+                if scope.hosts.is_empty() {
+                    self.mend(i);
+                    touched.push(self.d.steps[i].id.clone());
+                }
+                continue;
+            }
+            let StepRunKind::Rollout(r) = &self.d.steps[i].kind else { continue };
+            for w in (0..r.waves.len()).collect::<Vec<_>>() {
+                self.retry_wave(i, w, scope, &mut touched, &mut left)?;
+            }
+        }
+        if touched.is_empty() { Err(left.refusal("retry", "nothing has failed there")) } else { Ok(touched) }
+    }
+
+    fn retry_wave(
+        &mut self,
+        i: usize,
+        w: usize,
+        scope: &Scope,
+        touched: &mut Vec<String>,
+        left: &mut Left,
+    ) -> Result<(), Refusal> {
+        let step = &mut self.d.steps[i];
+        let StepRunKind::Rollout(r) = &mut step.kind else { return Ok(()) };
+        let wave = &mut r.waves[w];
+        if wave.state != WaveState::Failed {
+            return Ok(());
+        }
+        if scope.whole_wave {
+            let busy = |h: &&HostRun| matches!(h.state, HostState::Unknown | HostState::Running);
+            if let Some(h) = wave.hosts.iter().find(busy) {
+                let why = format!("{} may still be running: wait for it, or override it first", h.host);
+                return Err(Refusal::Unsettled(format!("wave {} cannot run again as a whole: {why}", w + 1)));
+            }
+            wave.again = true;
+            wave.state = WaveState::Waiting;
+            for h in wave.hosts.iter_mut().filter(|h| h.state != HostState::Excluded) {
+                (h.failed_step, h.reason) = (None, None);
+                h.outputs.clear();
+                h.goes_on_at(0);
+                touched.push(h.host.clone());
+            }
+            return Ok(());
+        }
+        if wave.failed_by_probes() {
+            if scope.hosts.is_empty() {
+                touched.push(format!("{}#{w}", step.id));
+                self.probe_again(i, w);
+            } else {
+                left.idle.push(format!("the probes of wave {} failed, not its hosts", w + 1));
+            }
+            return Ok(());
+        }
+        let mut any = false;
+        for h in wave.hosts.iter_mut().filter(|h| scope.has_host(&h.host)) {
+            match h.state {
+                HostState::Failed | HostState::HandStopped | HostState::NotStarted => h.goes_on_at(h.resume_at()),
+                HostState::Unknown => {
+                    left.unsettled.push(format!("{} is unknown: override it first, or wait for it", h.host));
+                    continue;
+                }
+                _ => continue,
+            }
+            any = true;
+            touched.push(h.host.clone());
+        }
+        if any {
+            wave.state = WaveState::Waiting;
+        }
+        Ok(())
+    }
+
+    /// On the failed hosts, past the step that failed; a step that failed as a whole is left out.
+    pub(super) fn skip(&mut self, by: &str, only: &[String]) -> Result<(), Refusal> {
+        self.step_in(by)?;
+        self.hosts_exist(only)?;
+        self.d.required_stay(only, true)?;
+        let mut touched = Vec::new();
+        let mut left = Left::default();
         for i in 0..self.d.steps.len() {
             if !self.d.has_failed(i) {
                 continue;
             }
             if self.d.steps[i].state == StepState::Failed {
                 if only.is_empty() {
-                    self.mend(i, past);
+                    self.leave_out(i);
                     touched.push(self.d.steps[i].id.clone());
                 }
                 continue;
             }
-            let s = &mut self.d.steps[i];
-            match &mut s.kind {
-                StepRunKind::Central { .. }
-                | StepRunKind::Gateway(_)
-                | StepRunKind::Enter { .. }
-                | StepRunKind::Leave { .. } => {}
-                StepRunKind::Rollout(r) => {
-                    let all = r.host_steps;
-                    for w in r.waves.iter_mut().filter(|w| w.state == WaveState::Failed) {
-                        let mut any = false;
-                        for h in w.hosts.iter_mut().filter(|h| only.is_empty() || only.contains(&h.host)) {
-                            match h.state {
-                                HostState::Failed | HostState::HandStopped => {
-                                    let at = h.failed_step.unwrap_or(0);
-                                    let steps = if h.steps == 0 { all } else { h.steps };
-                                    if past && h.failed_step.is_some() && at + 1 >= steps {
-                                        h.state = HostState::Succeeded;
-                                        h.reason = Some("the last step was skipped by a person".into());
-                                    } else {
-                                        h.start_at = if past && h.failed_step.is_some() { at + 1 } else { at };
-                                        h.state = HostState::Waiting;
-                                    }
+            let StepRunKind::Rollout(r) = &mut self.d.steps[i].kind else { continue };
+            let all = r.host_steps;
+            for (w, wave) in r.waves.iter_mut().enumerate().filter(|(_, w)| w.state == WaveState::Failed) {
+                if wave.failed_by_probes() {
+                    left.idle.push(format!("the probes of wave {} failed: retry or ignore them", w + 1));
+                    continue;
+                }
+                let mut any = false;
+                for h in wave.hosts.iter_mut().filter(|h| only.is_empty() || only.contains(&h.host)) {
+                    match h.state {
+                        HostState::Failed | HostState::HandStopped => {
+                            let steps = if h.steps == 0 { all } else { h.steps };
+                            match h.failed_step {
+                                Some(at) if at + 1 >= steps => {
+                                    h.state = HostState::Succeeded;
+                                    h.reason = Some("the last step was skipped by a person".into());
                                 }
-                                HostState::NotStarted if !past => h.state = HostState::Waiting,
-                                HostState::NotStarted => {
-                                    refused.push(format!("{} never started: there is no step to skip", h.host));
-                                    continue;
-                                }
-                                HostState::Unknown => {
-                                    refused.push(format!("{} is unknown: override it first, or wait for it", h.host));
-                                    continue;
-                                }
-                                _ => continue,
+                                Some(at) => h.goes_on_at(at + 1),
+                                None => h.goes_on_at(h.resume_at()),
                             }
-                            any = true;
-                            touched.push(h.host.clone());
                         }
-                        if any {
-                            w.state = WaveState::Waiting;
+                        HostState::NotStarted => {
+                            left.idle.push(format!("{} never started: there is no step to skip", h.host));
+                            continue;
                         }
+                        HostState::Unknown => {
+                            left.unsettled.push(format!("{} is unknown: override it first, or wait for it", h.host));
+                            continue;
+                        }
+                        _ => continue,
                     }
+                    any = true;
+                    touched.push(h.host.clone());
+                }
+                if any {
+                    wave.state = WaveState::Waiting;
                 }
             }
         }
         if touched.is_empty() {
-            let why = if refused.is_empty() { "nothing has failed".to_owned() } else { refused.join("; ") };
-            return Err(Refusal::NothingToDo(format!("nothing to {verb}: {why}")));
+            return Err(left.refusal("skip", "nothing has failed there"));
         }
-        self.event("deployment.intervened", Severity::Info, json!({ "by": by, "verb": verb, "on": touched }));
+        self.event("deployment.intervened", Severity::Info, json!({ "by": by, "verb": "skip", "on": touched }));
         Ok(())
     }
 
-    /// A step that failed as a whole: past it, or again. A subflow goes on within where it stood still, but begins anew
-    /// when it was its repeats that were used up.
-    fn mend(&mut self, i: usize, past: bool) {
+    /// A step that failed as a whole, once more. A subflow goes on within where it stood still, but begins anew when it was
+    /// its repeats that were used up.
+    pub(super) fn mend(&mut self, i: usize) {
         let s = &mut self.d.steps[i];
-        s.reason = None;
-        if past {
-            s.state = StepState::Skipped;
-            return;
-        }
+        s.forget_failure();
         let used_up = s.repeat.as_ref().is_some_and(|r| r.runs >= r.max);
         if used_up && let Some(r) = &mut s.repeat {
             r.runs = 0;
@@ -167,54 +301,66 @@ impl Step<'_> {
         within.into_iter().for_each(|w| self.d.steps[w].resume());
     }
 
+    /// A step that failed as a whole counts as skipped.
+    fn leave_out(&mut self, i: usize) {
+        let s = &mut self.d.steps[i];
+        s.forget_failure();
+        s.state = StepState::Skipped;
+    }
+
     pub(super) fn ignore(&mut self, by: &str, only: &[String], reason: &str) -> Result<(), Refusal> {
-        self.must_be_running("ignored")?;
+        self.step_in(by)?;
         self.hosts_exist(only)?;
+        self.d.required_stay(only, false)?;
+        let who = By { who: by.into(), reason: reason.into(), at: self.now };
         let mut touched = Vec::new();
-        let mut waves = Vec::new();
+        let mut left = Left::default();
+        let mut judge = Vec::new();
         for i in 0..self.d.steps.len() {
             if !self.d.has_failed(i) {
                 continue;
             }
-            if self.d.steps[i].state == StepState::Failed {
+            let step = &mut self.d.steps[i];
+            if step.state == StepState::Failed {
                 if only.is_empty() {
-                    self.mend(i, true);
-                    touched.push(self.d.steps[i].id.clone());
+                    touched.push(step.id.clone());
+                    self.leave_out(i);
                 }
                 continue;
             }
-            match &mut self.d.steps[i].kind {
-                StepRunKind::Central { .. }
-                | StepRunKind::Gateway(_)
-                | StepRunKind::Enter { .. }
-                | StepRunKind::Leave { .. } => {}
-                StepRunKind::Rollout(r) => {
-                    for (w, wave) in r.waves.iter_mut().enumerate().filter(|(_, w)| w.state == WaveState::Failed) {
-                        for h in wave.hosts.iter_mut().filter(|h| only.is_empty() || only.contains(&h.host)) {
-                            // An unknown host is not ignored away: it may still be running.
-                            if h.state.is_failure() && h.state != HostState::Unknown {
-                                h.state = HostState::Ignored;
-                                touched.push(h.host.clone());
-                            }
-                        }
-                        waves.push((i, w));
+            let StepRunKind::Rollout(r) = &mut step.kind else { continue };
+            for (w, wave) in r.waves.iter_mut().enumerate().filter(|(_, w)| w.state == WaveState::Failed) {
+                if wave.failed_by_probes() && only.is_empty() {
+                    touched.push(format!("{}#{w}", step.id));
+                    judge.push((i, w, true));
+                    continue;
+                }
+                for h in wave.hosts.iter_mut().filter(|h| only.is_empty() || only.contains(&h.host)) {
+                    // An unknown host is not ignored away: it may still be running.
+                    if h.state == HostState::Unknown {
+                        left.unsettled.push(format!("{} is unknown: override it first, or wait for it", h.host));
+                    } else if h.state.is_failure() {
+                        h.state = HostState::Ignored;
+                        h.by = Some(who.clone());
+                        touched.push(h.host.clone());
                     }
                 }
+                judge.push((i, w, false));
             }
         }
         if touched.is_empty() {
-            return Err(Refusal::NothingToDo("nothing to ignore: no failed host or step among them".into()));
+            return Err(left.refusal("ignore", "no failed host or step among them"));
         }
         let payload = json!({ "by": by, "verb": "ignore", "on": touched, "reason": reason });
         self.event("deployment.intervened", Severity::Info, payload);
-        for (i, w) in waves {
-            self.wave_ended(i, w);
+        for (i, w, probes) in judge {
+            if probes { self.pass_probes(i, w) } else { self.wave_ended(i, w) }
         }
         Ok(())
     }
 
     pub(super) fn exclude(&mut self, by: &str, only: &[String], reason: &str) -> Result<(), Refusal> {
-        self.must_be_running("changed")?;
+        self.step_in(by)?;
         self.hosts_exist(only)?;
         if only.is_empty() {
             return Err(Refusal::Invalid("name the hosts to exclude".into()));
@@ -222,25 +368,29 @@ impl Step<'_> {
         let busy: Vec<&str> = self
             .d
             .hosts()
-            .filter(|h| only.contains(&h.host) && matches!(h.state, HostState::Running | HostState::Unknown))
+            .filter(|h| matches!(h.state, HostState::Running | HostState::Unknown) && only.contains(&h.host))
             .map(|h| h.host.as_str())
             .collect();
         if !busy.is_empty() {
-            return Err(Refusal::Invalid(format!("{} may be running: wait, abort or override first", busy.join(", "))));
+            let busy = busy.join(", ");
+            return Err(Refusal::Unsettled(format!("{busy} may be running: wait, stop or override first")));
         }
-        let mut waves = Vec::new();
+        let who = By { who: by.into(), reason: reason.into(), at: self.now };
+        let mut judge = Vec::new();
         let mut changed = false;
         for (i, s) in self.d.steps.iter_mut().enumerate() {
             let StepRunKind::Rollout(r) = &mut s.kind else { continue };
             for (w, wave) in r.waves.iter_mut().enumerate() {
-                for h in wave.hosts.iter_mut().filter(|h| only.contains(&h.host)) {
-                    if !matches!(h.state, HostState::Succeeded | HostState::Excluded) {
-                        h.state = HostState::Excluded;
-                        changed = true;
-                    }
+                let mut here = false;
+                let done = |h: &HostRun| matches!(h.state, HostState::Succeeded | HostState::Excluded);
+                for h in wave.hosts.iter_mut().filter(|h| !done(h) && only.contains(&h.host)) {
+                    h.state = HostState::Excluded;
+                    h.by = Some(who.clone());
+                    here = true;
                 }
-                if wave.state == WaveState::Failed && s.state == StepState::Running {
-                    waves.push((i, w));
+                changed |= here;
+                if here && wave.state == WaveState::Failed && s.state == StepState::Running {
+                    judge.push((i, w));
                 }
             }
         }
@@ -249,9 +399,42 @@ impl Step<'_> {
         }
         let payload = json!({ "by": by, "verb": "exclude", "on": only, "reason": reason });
         self.event("deployment.intervened", Severity::Info, payload);
-        for (i, w) in waves {
+        for (i, w) in judge {
             self.wave_ended(i, w);
         }
+        Ok(())
+    }
+
+    /// Stops hosts that run. What becomes of them comes with the result of their wave.
+    pub(super) fn stop(&mut self, by: &str, only: Vec<String>, reason: &str) -> Result<(), Refusal> {
+        if only.is_empty() {
+            return Err(Refusal::Invalid("name the hosts to stop; abort stops all of them".into()));
+        }
+        self.hosts_exist(&only)?;
+        let who = By { who: by.into(), reason: reason.into(), at: self.now };
+        let mut running = std::collections::BTreeSet::new();
+        let mut silent = Vec::new();
+        for s in &mut self.d.steps {
+            let StepRunKind::Rollout(r) = &mut s.kind else { continue };
+            for h in r.waves.iter_mut().flat_map(|w| &mut w.hosts).filter(|h| only.contains(&h.host)) {
+                if h.state == HostState::Running {
+                    h.by = Some(who.clone());
+                    running.insert(h.host.clone());
+                } else if h.state == HostState::Unknown {
+                    silent.push(h.host.clone());
+                }
+            }
+        }
+        let idle: Vec<&str> = only.iter().filter(|h| !running.contains(*h)).map(String::as_str).collect();
+        if let Some(h) = silent.iter().find(|h| !running.contains(*h)) {
+            return Err(Refusal::Unsettled(format!("{h} is unknown: nobody can reach it; override it, or wait for it")));
+        }
+        if !idle.is_empty() {
+            return Err(Refusal::NothingToDo(format!("{} does not run: name hosts that do", idle.join(", "))));
+        }
+        let payload = json!({ "by": by, "reason": reason, "hosts": only });
+        self.event("deployment.hosts_stopped", Severity::Notice, payload);
+        self.effects.push(Effect::StopTasks { hosts: only, by: by.into(), reason: reason.into() });
         Ok(())
     }
 
@@ -259,6 +442,7 @@ impl Step<'_> {
     /// host keeps the environment's lock.
     pub(super) fn override_unknown(&mut self, by: &str, only: Vec<String>, reason: &str) -> Result<(), Refusal> {
         self.hosts_exist(&only)?;
+        let who = By { who: by.into(), reason: reason.into(), at: self.now };
         let mut touched = Vec::new();
         for s in &mut self.d.steps {
             let StepRunKind::Rollout(r) = &mut s.kind else { continue };
@@ -266,6 +450,7 @@ impl Step<'_> {
                 if h.state == HostState::Unknown && (only.is_empty() || only.contains(&h.host)) {
                     h.state = HostState::Failed;
                     h.reason = Some(format!("unknown, overridden by {by}: {reason}"));
+                    h.by = Some(who.clone());
                     touched.push(h.host.clone());
                 }
             }
@@ -279,10 +464,110 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn hosts_exist(&self, names: &[String]) -> Result<(), Refusal> {
+    pub(super) fn hosts_exist(&self, names: &[String]) -> Result<(), Refusal> {
         match names.iter().find(|n| !self.d.hosts().any(|h| h.host == **n)) {
             Some(n) => Err(Refusal::Invalid(format!("host {n:?} takes no part in this deployment"))),
             None => Ok(()),
         }
+    }
+
+    pub(super) fn index_of(&self, step: &str) -> Result<usize, Refusal> {
+        let found = self.d.steps.iter().position(|s| s.id == step);
+        found.ok_or_else(|| Refusal::Invalid(format!("this deployment has no step {step:?}")))
+    }
+}
+
+impl Deployment {
+    /// Refuses where going on would leave a required step undone: of these hosts, or (`only` empty) of all that failed. `past`
+    /// leaves out the one step that failed, otherwise all that the host had yet to do.
+    pub(super) fn required_stay(&self, only: &[String], past: bool) -> Result<(), Refusal> {
+        let mut undone = Vec::new();
+        for (i, s) in self.steps.iter().enumerate().filter(|(i, _)| self.has_failed(*i)) {
+            let whole = s.state == StepState::Failed;
+            match &s.kind {
+                StepRunKind::Rollout(r) if !whole => {
+                    for wave in r.waves.iter().filter(|w| w.state == WaveState::Failed) {
+                        if wave.failed_by_probes() && only.is_empty() && !past && s.required {
+                            undone.push(format!("step {} is required, and its probes failed", s.id));
+                        }
+                        let named = |h: &&HostRun| only.is_empty() || only.contains(&h.host);
+                        let failed = |h: &&HostRun| h.state.is_failure() && h.state != HostState::Unknown;
+                        for h in wave.hosts.iter().filter(named).filter(failed) {
+                            let step = r.undone_by(s, h, past);
+                            undone.extend(step.map(|step| format!("step {step} is required on {}", h.host)));
+                        }
+                    }
+                }
+                _ if whole && only.is_empty() => {
+                    undone.extend(self.required_step(i).map(|step| format!("step {step} is required")));
+                }
+                _ => {}
+            }
+        }
+        if undone.is_empty() {
+            return Ok(());
+        }
+        let (n, shown) = (undone.len(), undone.into_iter().take(5).collect::<Vec<_>>().join(", "));
+        let more = if n > 5 { format!(" and {} more", n - 5) } else { String::new() };
+        Err(Refusal::Required(format!("{shown}{more}: retry it, exclude the hosts, or abort")))
+    }
+
+    /// The required step that would be left undone if this step, or the subflow that it leads into or out of, were left out.
+    pub(super) fn required_step(&self, i: usize) -> Option<String> {
+        let step = &self.steps[i];
+        let scope = match &step.kind {
+            StepRunKind::Enter { scope } | StepRunKind::Leave { scope } => scope,
+            _ => return step.required.then(|| step.id.clone()),
+        };
+        let well = |s: &StepRun| match s.state {
+            StepState::Succeeded | StepState::NotTaken => true,
+            // What the plan left out, or its condition, was never to run.
+            StepState::Skipped => true,
+            StepState::Waiting | StepState::Running | StepState::Failed | StepState::Stopped => false,
+        };
+        let out = self.steps.iter().find(|s| s.required && (s.id == *scope || s.id == step.id) && !well(s));
+        let within = || self.within(scope).into_iter().map(|w| &self.steps[w]).filter(|s| !well(s));
+        let on_hosts = |s: &StepRun| match &s.kind {
+            StepRunKind::Rollout(r) => r.required.first().map(|id| format!("{}/{id}", s.id)),
+            _ => None,
+        };
+        let required = within().find(|s| s.required).map(|s| s.id.clone());
+        out.map(|s| s.id.clone()).or(required).or_else(|| within().find_map(on_hosts))
+    }
+}
+
+impl RolloutRun {
+    /// The required step of the host that would be left undone if its failed step were passed over, or (not `past`) the
+    /// host counted as well.
+    pub(super) fn undone_by(&self, step: &StepRun, h: &HostRun, past: bool) -> Option<String> {
+        if step.required {
+            return Some(step.id.clone());
+        }
+        match &h.failed_id {
+            Some(id) => self.required.contains(id).then(|| id.clone()),
+            // Passed over is only a step that is known to have failed.
+            None if past => None,
+            None => self.required.first().cloned(),
+        }
+    }
+}
+
+impl HostRun {
+    /// A person lets it run again from this step on.
+    pub(super) fn goes_on_at(&mut self, step: u32) {
+        self.start_at = step;
+        self.state = HostState::Waiting;
+        self.retried = 0;
+        self.by = None;
+    }
+}
+
+impl StepRun {
+    /// A person dealt with its failure.
+    pub(super) fn forget_failure(&mut self) {
+        self.reason = None;
+        self.class = None;
+        self.forced = None;
+        self.tries = Tries::default();
     }
 }

@@ -4,24 +4,33 @@
 //! to store and the effects to carry out in the same transaction. Every (state, input) pair has a written answer: a change, or
 //! a [`Refusal`] with a stable code.
 
+mod amend;
+mod attention;
+mod claim;
 mod counts;
 mod expressions;
 mod facts;
+mod forced;
 mod graph;
 mod intervene;
+mod probing;
+mod reopen;
 mod repeat;
+mod retrying;
 mod run;
 mod steps;
+pub mod table;
 mod transition;
 mod waiting;
 
 pub use counts::HostCounts;
+pub use intervene::Scope;
 pub use steps::{
     About, Ask, Choice, GatewayRun, HostRun, HostState, ProbeRun, RepeatRun, RolloutRun, StepRun, StepRunKind,
     StepState, Tries, WaveRun, WaveState,
 };
 pub use transition::New;
-pub use waiting::WaitingOn;
+pub use waiting::{Bound, WaitingOn};
 
 use crate::{
     Timestamp,
@@ -159,6 +168,9 @@ pub struct Deployment {
     /// Who took it up again; its lock is asked for anew, its plan stays the one that was approved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reopened: Option<By>,
+    /// What that was for, until it has its lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Scope>,
     /// A plan with other inputs that a person wants to go on with, until it is approved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amendment: Option<Box<Amendment>>,
@@ -168,6 +180,9 @@ pub struct Deployment {
     pub end: Option<By>,
     /// A rollback to be requested when the abort has ended.
     pub then_rollback: Option<(RollbackMode, DeploymentId)>,
+    /// The same where no person asked for it: nobody has given that rollback an id yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then_automatic: Option<RollbackMode>,
     /// The rollback that was requested for this deployment.
     pub rolled_back_by: Option<DeploymentId>,
     /// Fence of the environment lock while it is held.
@@ -189,6 +204,9 @@ pub struct Attention {
     /// How often the alarm was raised again.
     #[serde(default)]
     pub reminded: u32,
+    /// What it waits for: steps, waves, an operator's word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on: Vec<String>,
 }
 
 /// Other inputs for what has yet to run.
@@ -413,6 +431,20 @@ pub enum Effect {
 pub enum Refusal {
     #[error("a deployment that is {} cannot be {verb}{hint}", state.as_str().replace('_', " "))]
     WrongState { state: State, verb: &'static str, hint: &'static str },
+    /// The table's answer to a person's verb.
+    #[error("a deployment that is {} takes no {}: {remedy}", state.as_str().replace('_', " "), verb.as_str())]
+    Verb { state: State, verb: table::Verb, code: &'static str, remedy: &'static str },
+    #[error("{who} claimed this deployment at {since}: leave it to them, or claim it with take_over and a reason")]
+    Claimed { who: String, since: Timestamp },
+    /// A required step would be left undone.
+    #[error("{0}")]
+    Required(String),
+    /// Hosts may still be running.
+    #[error("{0}")]
+    Unsettled(String),
+    /// Something newer stands in the way of taking it up again.
+    #[error("{0}")]
+    Superseded(String),
     #[error(transparent)]
     Approval(#[from] crate::approval::Refusal),
     #[error("{0}")]
@@ -427,6 +459,11 @@ impl Refusal {
         use crate::approval::Refusal as A;
         match self {
             Refusal::WrongState { .. } => "wrong_state",
+            Refusal::Verb { code, .. } => code,
+            Refusal::Claimed { .. } => "claimed",
+            Refusal::Required(_) => "required",
+            Refusal::Unsettled(_) => "unsettled",
+            Refusal::Superseded(_) => "superseded",
             Refusal::Approval(A::OtherPlan { .. }) => "plan_changed",
             Refusal::Approval(A::OwnRequest(_)) => "own_request",
             Refusal::Approval(A::AlreadyDecided(_)) => "already_decided",
@@ -474,6 +511,7 @@ impl Deployment {
                 | StepRunKind::Leave { .. } => {}
                 StepRunKind::Rollout(r) => {
                     ids.extend(r.waves.iter().filter(|w| w.state == WaveState::Running).filter_map(|w| w.work));
+                    ids.extend(r.waves.iter().filter_map(WaveRun::probe_work));
                 }
             }
         }

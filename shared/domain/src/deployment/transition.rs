@@ -1,7 +1,11 @@
 //! The transition function: requests, approvals, time, lock, abort, rollback and the end. What happens inside a run is in
 //! `run.rs`, what people do about failures in `intervene.rs`.
 
-use super::*;
+use super::{
+    amend::Wish,
+    table::{self, Answer, Verb},
+    *,
+};
 use crate::approval::{self, Decision};
 use serde_json::json;
 
@@ -78,11 +82,13 @@ impl Deployment {
             attention: None,
             run: 1,
             reopened: None,
+            resume: None,
             amendment: None,
             automatic: new.plan.automatic,
             pause: None,
             end: None,
             then_rollback: None,
+            then_automatic: None,
             rolled_back_by: None,
             lock: None,
             started_at: None,
@@ -101,58 +107,68 @@ impl Deployment {
 
     /// The one way a deployment changes.
     pub fn apply(&self, input: Input, now: Timestamp, mint: &mut dyn FnMut() -> WorkId) -> Result<Applied, Refusal> {
+        if let Some(verb) = Verb::of(&input) {
+            match table::answer(self.state, verb) {
+                Answer::Moves(_) => {}
+                Answer::Idempotent(_) => return Ok((self.clone(), Vec::new())),
+                Answer::Refused { code, remedy } => {
+                    return Err(Refusal::Verb { state: self.state, verb, code, remedy });
+                }
+            }
+        }
         let mut s = Step { d: self.clone(), effects: Vec::new(), now, mint };
         s.take(input)?;
         s.progress();
+        s.settle_claim(self.claim.as_ref());
         Ok((s.d, s.effects))
     }
 }
 
 impl Step<'_> {
+    /// A person's verb comes here only in states that take it: the table has answered for all others.
     fn take(&mut self, input: Input) -> Result<(), Refusal> {
         let state = self.d.state;
         match input {
             Input::Decide(a) if state == State::AwaitingApproval => self.decide(a)?,
-            Input::Decide(_) => return Err(self.wrong("approved or rejected", " any more")),
-            Input::Cancel { by, reason } if state.is_before_running() => self.end(State::Cancelled, &by, &reason),
-            Input::Cancel { .. } if state.is_active() => return Err(self.wrong("cancelled", ": abort it")),
-            Input::Cancel { .. } => return Err(self.wrong("cancelled", "")),
-            Input::Pause { by, reason } if matches!(state, State::Running | State::Paused) => {
-                if self.d.pause.is_some() {
-                    return Err(Refusal::NothingToDo("the deployment is already paused by an operator".into()));
-                }
-                self.event("deployment.paused", Severity::Notice, json!({ "by": by, "reason": reason }));
-                self.d.pause = Some(By { who: by, reason, at: self.now });
+            Input::Decide(a) if self.d.amendment.is_some() => self.decide_amendment(a)?,
+            Input::Decide(_) => {
+                return Err(Refusal::NothingToDo("its plan is approved, and no other plan waits for a decision".into()));
             }
-            Input::Pause { .. } => return Err(self.wrong("paused", "")),
-            Input::Resume { by } if self.d.pause.is_some() && !state.is_terminal() => {
-                self.d.pause = None;
-                self.event("deployment.resumed", Severity::Info, json!({ "by": by }));
-            }
-            Input::Resume { .. } if state == State::Paused => {
-                return Err(Refusal::NothingToDo("no operator paused it; `waiting_on` says what it waits for".into()));
-            }
-            Input::Resume { .. } => return Err(self.wrong("resumed", "")),
+            Input::Accept { by, digest } => self.accept(&by, &digest)?,
+            // What has run is not as if it had never been asked for.
+            Input::Cancel { by, reason } if self.d.run > 1 => self.end(State::Aborted, &by, &reason),
+            Input::Cancel { by, reason } => self.end(State::Cancelled, &by, &reason),
+            Input::Pause { by, reason } => self.pause(by, reason)?,
+            Input::Resume { by } => self.resume(&by)?,
             Input::Confirm { by, wave } => self.confirm(&by, wave)?,
             Input::Choose { by, step, branch } => self.choose(&by, &step, &branch)?,
-            Input::Retry { by, hosts, .. } => self.retry(&by, &hosts, false)?,
-            Input::Skip { by, hosts } => self.retry(&by, &hosts, true)?,
+            Input::Claim { by, take_over, reason } => self.claim(&by, take_over, &reason)?,
+            Input::Unclaim { by } => self.unclaim(&by)?,
+            Input::Retry { by, hosts, step, whole_wave } => {
+                let scope = Scope { hosts, step, whole_wave };
+                if state.is_terminal() { self.reopen(&by, scope)? } else { self.retry(&by, &scope)? }
+            }
+            Input::Amend { by, inputs, facts, hosts, reason } => {
+                let by = By { who: by, reason, at: self.now };
+                self.amend(Wish { by, inputs, facts: *facts, hosts })?;
+            }
+            Input::Skip { by, hosts } => self.skip(&by, &hosts)?,
             Input::Ignore { by, hosts, reason } => self.ignore(&by, &hosts, &reason)?,
             Input::Exclude { by, hosts, reason } => self.exclude(&by, &hosts, &reason)?,
+            Input::Stop { by, hosts, reason } => self.stop(&by, hosts, &reason)?,
+            Input::Fail { by, step, reason } => self.fail(&by, &step, &reason)?,
+            Input::Succeed { by, step, hosts, reason } => self.call_well(&by, step.as_deref(), &hosts, &reason)?,
             Input::Override { by, hosts, reason } => self.override_unknown(&by, hosts, &reason)?,
-            Input::Abort { by, reason } if matches!(state, State::Running | State::Paused) => self.abort(&by, &reason),
-            Input::Abort { .. } if state == State::Aborting => {
-                return Err(Refusal::NothingToDo("it is aborting already".into()));
-            }
-            Input::Abort { .. } if state.is_before_running() => return Err(self.wrong("aborted", ": cancel it")),
-            Input::Abort { .. } => return Err(self.wrong("aborted", "")),
+            Input::Abort { by, reason } => self.abort(&by, &reason),
             Input::Rollback { by, mode, rollback, reason } => self.rollback(&by, mode, rollback, &reason)?,
             Input::RolledBack if state.is_terminal() && self.d.rolled_back_by.is_some() => {
                 self.d.state = State::RolledBack;
                 self.event("deployment.rolled_back", Severity::Notice, json!({ "by": self.d.rolled_back_by }));
             }
             Input::RolledBack => return Err(self.wrong("marked as rolled back", "")),
-            Input::Accept { by, digest } => self.accept(&by, &digest)?,
+            Input::PlanChanged(_) if self.d.run > 1 => {
+                return Err(self.wrong("planned anew", ": it was taken up again, and keeps the plan it began with"));
+            }
             Input::PlanChanged(plan) if state.is_before_running() => self.plan_changed(*plan),
             Input::PlanChanged(_) => return Err(self.wrong("planned anew", "")),
             Input::TurnCame => match &mut self.d.turn {
@@ -163,33 +179,53 @@ impl Step<'_> {
                 }
                 _ => return Err(self.wrong("told that its turn has come", "")),
             },
-            Input::LockTaken { fence } if state == State::Queued => {
-                self.d.state = State::Running;
-                self.d.lock = Some(fence);
-                self.d.started_at = Some(self.now);
-                self.event(
-                    "deployment.started",
-                    Severity::Notice,
-                    json!({ "fence": fence, "digest": self.d.plan_digest }),
-                );
-            }
+            Input::LockTaken { fence } if state == State::Queued => self.start(fence),
             Input::LockTaken { .. } => return Err(self.wrong("started", "")),
-            Input::WorkSettled { work, result } => self.work_settled(work, result)?,
+            Input::WorkSettled { work, result } => {
+                let result = self.forced_result(work, result);
+                self.work_settled(work, result)?;
+            }
             Input::Tick => {}
-            Input::Claim { .. }
-            | Input::Unclaim { .. }
-            | Input::Amend { .. }
-            | Input::Stop { .. }
-            | Input::Fail { .. }
-            | Input::Succeed { .. } => return Err(Refusal::Invalid("not decided yet".into())),
         }
+        Ok(())
+    }
+
+    fn start(&mut self, fence: u64) {
+        self.d.state = State::Running;
+        self.d.lock = Some(fence);
+        // Taken up again, it is still the run that began then.
+        self.d.started_at.get_or_insert(self.now);
+        let payload = json!({ "fence": fence, "digest": self.d.plan_digest, "run": self.d.run });
+        self.event("deployment.started", Severity::Notice, payload);
+        self.take_up();
+    }
+
+    /// Nothing new starts, in works that run neither.
+    fn pause(&mut self, by: String, reason: String) -> Result<(), Refusal> {
+        if self.d.pause.is_some() {
+            return Err(Refusal::NothingToDo("the deployment is already paused by an operator".into()));
+        }
+        self.event("deployment.paused", Severity::Notice, json!({ "by": by, "reason": reason }));
+        self.d.pause = Some(By { who: by, reason, at: self.now });
+        self.effects.push(Effect::HoldWorks(true));
+        Ok(())
+    }
+
+    fn resume(&mut self, by: &str) -> Result<(), Refusal> {
+        if self.d.pause.take().is_none() {
+            return Err(Refusal::NothingToDo("no operator paused it; `waiting_on` says what it waits for".into()));
+        }
+        self.event("deployment.resumed", Severity::Info, json!({ "by": by }));
+        self.effects.push(Effect::HoldWorks(false));
         Ok(())
     }
 
     /// What follows by itself, from the state alone.
     fn progress(&mut self) {
         if self.d.state.is_before_running() && self.now >= self.d.expires_at && !self.held() {
-            self.end(State::Expired, "windlass", "it was not started in time");
+            // What has run is not as if it had never been asked for.
+            let state = if self.d.run > 1 { State::Failed } else { State::Expired };
+            self.end(state, "windlass", "it was not started in time");
         }
         if self.d.state == State::AwaitingApproval {
             self.approval_progress(false);
@@ -201,6 +237,7 @@ impl Step<'_> {
         if matches!(self.d.state, State::Running | State::Paused) {
             self.run_progress();
         }
+        self.attend();
         if self.d.state == State::Aborting && self.d.works_in_flight().is_empty() {
             let end = self.d.end.clone();
             self.close("the deployment was aborted before its turn");
@@ -212,19 +249,22 @@ impl Step<'_> {
                 let by = end.map(|e| e.who).unwrap_or_default();
                 self.effects.push(Effect::RequestRollback { mode, id: Some(id), by });
             }
+            if let Some(mode) = self.d.then_automatic.take() {
+                self.effects.push(Effect::RequestRollback { mode, id: None, by: "windlass".into() });
+            }
         }
         // An unknown host keeps the lock: what it may still be doing must not meet another release.
         if self.d.state.is_terminal() && self.d.lock.is_some() && self.d.unknown_hosts().is_empty() {
             self.d.lock = None;
             self.effects.push(Effect::FreeLock);
         }
+        if self.d.state.is_terminal() {
+            self.attend();
+        }
     }
 
     /// A person takes a plan that changed where nobody has to approve.
     fn accept(&mut self, by: &str, digest: &str) -> Result<(), Refusal> {
-        if self.d.state != State::AwaitingApproval {
-            return Err(self.wrong("accepted", ""));
-        }
         let Some(asked_for) = self.d.drifted_from.clone() else {
             return Err(Refusal::NothingToDo("its plan waits for approvals: approve or reject it".into()));
         };
@@ -326,9 +366,9 @@ impl Step<'_> {
         self.approval_progress(true);
     }
 
-    fn abort(&mut self, by: &str, reason: &str) {
+    pub(super) fn abort(&mut self, by: &str, reason: &str) {
         self.d.state = State::Aborting;
-        self.d.pause = None;
+        (self.d.pause, self.d.amendment) = (None, None);
         self.d.end = Some(By { who: by.into(), reason: reason.into(), at: self.now });
         self.event("deployment.aborting", Severity::Notice, json!({ "by": by, "reason": reason }));
         self.effects.push(Effect::AbortWorks);
@@ -342,11 +382,6 @@ impl Step<'_> {
             return Err(Refusal::NothingToDo("a rollback of it was requested already".into()));
         }
         match self.d.state {
-            s if s.is_before_running() => return Err(self.wrong("rolled back", ": cancel it")),
-            State::Aborting => return Err(self.wrong("rolled back", " until the abort has ended")),
-            State::Rejected | State::Expired | State::Cancelled | State::RolledBack => {
-                return Err(self.wrong("rolled back", ""));
-            }
             State::Running | State::Paused => {
                 self.d.rolled_back_by = Some(id);
                 self.d.then_rollback = Some((mode, id));
@@ -368,7 +403,7 @@ impl Step<'_> {
     /// Ends the deployment; the lock is freed by `progress` when no host is unknown.
     pub(super) fn end(&mut self, state: State, by: &str, reason: &str) {
         self.d.state = state;
-        self.d.pause = None;
+        (self.d.pause, self.d.amendment, self.d.resume) = (None, None, None);
         self.d.ended_at = Some(self.now);
         if state == State::Failed {
             self.close("the deployment failed before its turn");
@@ -381,6 +416,7 @@ impl Step<'_> {
             State::Failed => ("deployment.failed", Severity::Alert),
             State::Rejected => ("deployment.rejected", Severity::Notice),
             State::Expired => ("deployment.expired", Severity::Notice),
+            State::Aborted => ("deployment.aborted", Severity::Alert),
             _ => ("deployment.cancelled", Severity::Notice),
         };
         let unknown = self.d.unknown_hosts();
@@ -400,9 +436,10 @@ impl Step<'_> {
                 _ => false,
             };
             let s = &mut self.d.steps[i];
+            s.end_tries();
             if let StepRunKind::Rollout(r) = &mut s.kind {
-                failed = r.waves.iter().any(|w| w.state == WaveState::Failed);
                 r.stop(reason);
+                failed = r.waves.iter().any(|w| w.state == WaveState::Failed);
             }
             s.asks = None;
             if let Some(r) = &mut s.repeat {
