@@ -57,9 +57,9 @@ rows, wrong = [], 0
 
 
 def row(promise, what, found, seen):
-    """`found`: what breaks the promise. `seen`: how much was looked at; a promise nothing was looked at for is not kept."""
+    """`found`: what breaks the promise. `seen`: how much was looked at; nothing at all makes the first three worthless."""
     global wrong
-    wrong += bool(found) or not seen
+    wrong += bool(found) or (not seen and promise in ("P1", "P2", "P5"))
     rows.append((promise, what, len(found), seen))
     for f in list(found)[:5]:
         print(f"  {promise}: {f}", file=sys.stderr)

@@ -58,11 +58,11 @@ class Work:
         finally:
             connection.close()
 
-    def call(self, method, path, body=None, token=None, kind="application/json", patience=120.0, **what):
+    def call(self, method, path, body=None, token=None, kind="application/json", patience=120.0, key=None, **what):
         """Asks until there is an answer that is not `try again`; its status and decoded body. Status 0: none came in time."""
         token = token or self.admin
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
-        key = str(uuid.uuid4()) if method != "GET" else None
+        key = key or (str(uuid.uuid4()) if method != "GET" else None)
         until = time.monotonic() + patience
         attempt = 0
         while True:
