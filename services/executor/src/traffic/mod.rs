@@ -24,18 +24,38 @@
 //! A host that is brought back while it was still being taken off: what the old job left behind is awaited first, so that
 //! no late `drain` comes after the `attach`.
 
+mod agent;
+mod haproxy;
+mod http;
+mod turns;
+
+pub(crate) use turns::Turns;
+
 use crate::{
+    error::Stop,
     plans::PlanView,
     shared::{Shared, Signal},
 };
-use std::{collections::HashMap, sync::Arc};
-use tokio::{sync::mpsc, task::JoinSet};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time::Instant,
+};
 use windlass_domain::{
     ids::TaskId,
-    plan::{PlanRollout, PlanStepKind},
-    traffic::TrafficState,
+    traffic::{Kind, PlanTraffic, Share, TrafficState},
 };
 use windlass_store::works::Claim;
+
+/// How long the wave gets to store an answer before the job is done again.
+const ANSWER: Duration = Duration::from_secs(5);
+/// What a job waits for is told when it has waited this long, and not more often than that.
+const TELL: Duration = Duration::from_secs(3);
 
 /// Which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,13 +66,35 @@ pub(crate) enum Way {
     Attach,
 }
 
-/// How it came out: `Drained` or `DrainFailed`, `Attached` or `AttachFailed`. Goes into the task as
-/// `TaskInput::Traffic`.
+/// How it came out: `Drained` or `DrainFailed`, `Attached` or `AttachFailed`; or, with `Draining` and `Attaching`, what it
+/// waits for. Goes into the task as `TaskInput::Traffic`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) task: TaskId,
     pub(crate) state: TrafficState,
     pub(crate) reason: Option<String>,
+}
+
+/// Why a load balancer did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Fault {
+    /// It says no, or what it says is not understood.
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be asked.
+    #[error("{0}")]
+    Broken(String),
+    /// Its time was over.
+    #[error("{0}")]
+    Timeout(String),
+}
+
+/// Members that must stay up, of all.
+fn least(share: Share, all: u32) -> u32 {
+    match share {
+        Share::Count(n) => n,
+        Share::Percent(p) => u32::try_from((u64::from(all) * u64::from(p)).div_ceil(100)).unwrap_or(u32::MAX),
+    }
 }
 
 /// The jobs of one wave. Dropping it stops them all.
@@ -63,8 +105,16 @@ pub(crate) struct Traffic {
     plan: Arc<PlanView>,
     step: String,
     to_inbox: mpsc::Sender<Signal>,
-    jobs: HashMap<TaskId, (Way, tokio::task::AbortHandle)>,
+    jobs: HashMap<TaskId, Begun>,
     running: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    way: Way,
+    handle: AbortHandle,
+    /// When it was first seen to have ended.
+    ended: Option<Instant>,
 }
 
 impl Traffic {
@@ -76,8 +126,8 @@ impl Traffic {
         step: &str,
         to_inbox: &mpsc::Sender<Signal>,
     ) -> Option<Traffic> {
-        let r = rollout(plan, step)?;
-        (!r.traffic.is_empty()).then(|| Traffic {
+        plan.rollout(step).filter(|r| !r.traffic.is_empty())?;
+        Some(Traffic {
             shared: Arc::clone(shared),
             claim: claim.clone(),
             plan: Arc::clone(plan),
@@ -91,14 +141,148 @@ impl Traffic {
     /// Begins, unless it is under way already; a job in the other direction is stopped. The answer comes as
     /// `Signal::Traffic`. When the answer did not reach the database (a failed transaction), begin again.
     pub(crate) fn begin(&mut self, task: TaskId, host: &str, attempt: u32, way: Way) {
-        let _ = (task, host, attempt, way, &self.jobs, &self.running, &self.to_inbox, &self.step, &self.claim);
-        let _ = (&self.shared, &self.plan);
+        while self.running.try_join_next().is_some() {}
+        if let Some(b) = self.jobs.get_mut(&task) {
+            if b.way == way && !b.handle.is_finished() {
+                return;
+            }
+            // Its answer may be on its way.
+            if b.way == way && b.ended.get_or_insert_with(Instant::now).elapsed() < ANSWER {
+                return;
+            }
+            b.handle.abort();
+        }
+        tracing::info!(%task, host, attempt, ?way, "traffic");
+        let state = match way {
+            Way::Drain => TrafficState::Draining,
+            Way::Attach => TrafficState::Attaching,
+        };
+        let Some(index) = self.plan.plan.host_index(host) else { return };
+        let job = Job {
+            shared: Arc::clone(&self.shared),
+            claim: self.claim.clone(),
+            plan: Arc::clone(&self.plan),
+            step: self.step.clone(),
+            host: index,
+            says: Says { task, state, to: self.to_inbox.clone(), last: Mutex::new((Instant::now(), String::new())) },
+        };
+        let to = self.to_inbox.clone();
+        let handle = self.running.spawn(async move {
+            match job.run(way).await {
+                // A wave that has ended listens no more, and needs it no more.
+                Ok(told) => drop(to.send(Signal::Traffic(told)).await),
+                Err(why) => tracing::debug!(%task, why = &why as &dyn std::error::Error, "traffic is no longer ours"),
+            }
+        });
+        self.jobs.insert(task, Begun { way, handle, ended: None });
     }
 }
 
-fn rollout<'p>(plan: &'p PlanView, step: &str) -> Option<&'p PlanRollout> {
-    plan.plan.steps.iter().find(|s| s.id == step).and_then(|s| match &s.kind {
-        PlanStepKind::Rollout(r) => Some(r),
-        _ => None,
-    })
+/// Tells the wave what is waited for, now and then.
+#[derive(Debug)]
+struct Says {
+    task: TaskId,
+    state: TrafficState,
+    to: mpsc::Sender<Signal>,
+    last: Mutex<(Instant, String)>,
+}
+
+impl Says {
+    fn waits(&self, text: &str) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0.elapsed() < TELL || last.1 == text {
+            return;
+        }
+        *last = (Instant::now(), text.to_owned());
+        let told = Told { task: self.task, state: self.state, reason: Some(text.to_owned()) };
+        // It is told again when there is no room now.
+        let _ = self.to.try_send(Signal::Traffic(told));
+    }
+}
+
+/// All load balancers of the rollout for one host, one way.
+struct Job {
+    shared: Arc<Shared>,
+    claim: Claim,
+    plan: Arc<PlanView>,
+    step: String,
+    /// Index in the plan's hosts.
+    host: u32,
+    says: Says,
+}
+
+impl Job {
+    async fn run(&self, way: Way) -> Result<Told, Stop> {
+        let plan = Arc::clone(&self.plan);
+        let all: Vec<(u32, &PlanTraffic)> =
+            plan.rollout(&self.step).map(|r| (0..).zip(&r.traffic).collect()).unwrap_or_default();
+        let mut faults = Vec::new();
+        let told = |state, reason| Ok(Told { task: self.says.task, state, reason });
+        match way {
+            Way::Drain => {
+                for (lb, t) in all {
+                    if let Err(fault) = self.one(lb, t, way).await? {
+                        let reason = format!("not started: load balancer `{}`: {fault}", t.name);
+                        return told(TrafficState::DrainFailed, Some(reason));
+                    }
+                }
+                told(TrafficState::Drained, None)
+            }
+            Way::Attach => {
+                // Whatever one says, the others get the host back.
+                for (lb, t) in all.into_iter().rev() {
+                    if let Err(fault) = self.one(lb, t, way).await? {
+                        faults.push(format!("load balancer `{}`: {fault}", t.name));
+                    }
+                }
+                if faults.is_empty() {
+                    return told(TrafficState::Attached, None);
+                }
+                told(TrafficState::AttachFailed, Some(format!("it was not brought back: {}", faults.join("; "))))
+            }
+        }
+    }
+
+    async fn one(&self, lb: u32, t: &PlanTraffic, way: Way) -> Result<Result<(), Fault>, Stop> {
+        let Some(member) = t.members.get(&self.host) else {
+            return Ok(Err(Fault::Refused("the plan does not say what the host is called there".into())));
+        };
+        let limit = |s: u32| Duration::from_secs(s.max(1).into());
+        let (drain, attach) = (limit(t.drain_timeout_s), limit(t.attach_timeout_s));
+        match &t.kind {
+            Kind::Nginx { .. } | Kind::Command { .. } => self.on_agent(lb, t, way).await,
+            Kind::Haproxy { endpoints, backend } => {
+                let lb = haproxy::Haproxy {
+                    outbound: &self.shared.outbound,
+                    turns: &self.shared.turns,
+                    endpoints,
+                    backend,
+                    server: member,
+                };
+                Ok(match way {
+                    Way::Drain => lb.drain(t.min_healthy, drain, t.on_drain_timeout, &self.says).await,
+                    Way::Attach => lb.attach(attach, &self.says).await,
+                })
+            }
+            Kind::Http { drain: d, attach: a, state, drained, up, healthy } => {
+                let lb = http::Http {
+                    shared: &self.shared,
+                    work: &self.claim.work,
+                    turns: &self.shared.turns,
+                    member,
+                    members: u32::try_from(t.members.len()).unwrap_or(u32::MAX),
+                    drain: d,
+                    attach: a,
+                    state: state.as_ref(),
+                    drained: drained.as_deref(),
+                    up: up.as_deref(),
+                    healthy: healthy.as_deref(),
+                };
+                Ok(match way {
+                    Way::Drain => lb.drain(t.min_healthy, drain, t.on_drain_timeout, &self.says).await,
+                    Way::Attach => lb.attach(attach, &self.says).await,
+                })
+            }
+        }
+    }
 }
