@@ -61,6 +61,7 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
         logs,
         late,
         ssh: ssh::Ssh::default(),
+        turns: traffic::Turns::default(),
         ctx: ctx.clone(),
     });
     let up = agents_bus.subscribe(subjects::ALL_AGENT_UP).await.map_err(Error::Subscribe)?;

@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) late: mpsc::Sender<LateResult>,
     /// Hosts without an agent of their own.
     pub(crate) ssh: Ssh,
+    /// At load balancers.
+    pub(crate) turns: crate::traffic::Turns,
 }
 
 #[derive(Debug)]
