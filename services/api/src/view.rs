@@ -8,8 +8,9 @@ use windlass_contracts::{command, http as body};
 use windlass_domain::{
     access::{Permission, Target},
     approval::{self, Decision},
-    deployment::{Deployment, HostRun, HostState, State, StepRunKind, WaitingOn, WaveState},
+    deployment::{Amendment, By, Deployment, HostRun, ProbeRun, State, StepRunKind, WaitingOn, WaveState},
     ids::DeploymentId,
+    plan::segment,
 };
 use windlass_store::{artifacts, deployments, logs, tasks::StoredTask};
 
@@ -30,19 +31,61 @@ pub(crate) fn waiting(w: &WaitingOn) -> body::WaitingOn {
 }
 
 pub(crate) fn counts(d: &Deployment) -> body::HostCounts {
-    let mut c = body::HostCounts::default();
-    for h in d.hosts() {
-        c.total += 1;
-        match h.state {
-            HostState::Succeeded => c.succeeded += 1,
-            HostState::Failed => c.failed += 1,
-            HostState::Running => c.running += 1,
-            HostState::Waiting => c.waiting += 1,
-            HostState::Unknown => c.unknown += 1,
-            _ => c.other += 1,
-        }
+    let c = d.host_counts();
+    body::HostCounts {
+        total: c.total,
+        succeeded: c.succeeded,
+        failed: c.failed,
+        running: c.running,
+        waiting: c.waiting,
+        unknown: c.unknown,
+        auto_stopped: c.auto_stopped,
+        hand_stopped: c.hand_stopped,
+        not_started: c.not_started,
+        ignored: c.ignored,
+        excluded: c.excluded,
+        other: c.auto_stopped + c.hand_stopped + c.not_started + c.ignored + c.excluded,
     }
-    c
+}
+
+pub(crate) fn by(b: &By) -> body::By {
+    body::By { who: b.who.clone(), reason: b.reason.clone(), at: b.at }
+}
+
+fn rule(r: &approval::ApprovalRule, missing: &[approval::Missing]) -> body::RuleState {
+    body::RuleState {
+        name: r.name.clone(),
+        quorum: r.quorum,
+        have: missing.iter().find(|m| m.rule == r.name).map_or(r.quorum, |m| m.have),
+        people: r.people.clone(),
+    }
+}
+
+fn attention(d: &Deployment) -> Option<body::Attention> {
+    let a = d.attention.as_ref()?;
+    let claimant = d.claim.as_ref().map(|c| c.who.clone());
+    Some(body::Attention {
+        since: a.since,
+        deadline: a.deadline,
+        then: name(&d.patience.then),
+        claimed: claimant.is_some(),
+        owner: claimant.unwrap_or_else(|| d.requested_by.clone()),
+        reminded: a.reminded,
+    })
+}
+
+fn amendment(a: &Amendment) -> body::Amendment {
+    // Whoever wants the other inputs is the requester of that plan.
+    let missing = approval::missing(&a.facts.rules, &a.by.who, &a.facts.digest, &a.approvals);
+    let unmet = a.facts.rules.iter().filter(|r| missing.iter().any(|m| m.rule == r.name));
+    body::Amendment {
+        by: by(&a.by),
+        digest: a.facts.digest.clone(),
+        inputs: a.inputs.clone(),
+        hosts: a.hosts.clone(),
+        approvals: a.approvals.iter().map(approval_view).collect(),
+        missing: unmet.map(|r| rule(r, &missing)).collect(),
+    }
 }
 
 pub(crate) fn summary(d: &Deployment) -> body::Deployment {
@@ -74,13 +117,13 @@ pub(crate) fn detail(
     let d = &s.deployment;
     let missing = approval::missing(&d.rules, &d.requested_by, &d.plan_digest, &d.approvals);
     let mut latest: BTreeMap<(&str, &str), &StoredTask> = BTreeMap::new();
-    for t in tasks {
+    // Tasks of other segments are probes, or steps on a load balancer's own host.
+    for t in tasks.iter().filter(|t| t.segment == segment::MAIN) {
         let slot = latest.entry((t.step.as_str(), t.task.host.as_str())).or_insert(t);
         if t.task.attempt > slot.task.attempt {
             *slot = t;
         }
     }
-    let by = |b: &windlass_domain::deployment::By| body::By { who: b.who.clone(), reason: b.reason.clone(), at: b.at };
     body::DeploymentDetail {
         summary: summary(d),
         revision: s.version,
@@ -89,20 +132,16 @@ pub(crate) fn detail(
         pool: d.pool.clone(),
         only_hosts: d.only_hosts.clone(),
         plan_digest: d.plan_digest.clone(),
-        rules: d
-            .rules
-            .iter()
-            .map(|r| body::RuleState {
-                name: r.name.clone(),
-                quorum: r.quorum,
-                have: missing.iter().find(|m| m.rule == r.name).map_or(r.quorum, |m| m.have),
-                people: r.people.clone(),
-            })
-            .collect(),
+        rules: d.rules.iter().map(|r| rule(r, &missing)).collect(),
         approvals: d.approvals.iter().map(approval_view).collect(),
         not_before: d.not_before,
         expires_at: d.expires_at,
         steps: d.steps.iter().map(|s| step(s, &latest)).collect(),
+        claim: d.claim.as_ref().map(by),
+        attention: attention(d),
+        run: d.run,
+        reopened: d.reopened.as_ref().map(by),
+        amendment: d.amendment.as_deref().map(amendment),
         pause: d.pause.as_ref().map(by),
         end: d.end.as_ref().map(by),
         rollback_of: d.rollback.as_ref().map(|r| r.of.0),
@@ -135,6 +174,14 @@ fn step(s: &windlass_domain::deployment::StepRun, latest: &BTreeMap<(&str, &str)
         reason: s.asks.as_ref().map(|a| a.reason.clone()).or(s.reason.clone()),
         taken: vec![],
         choices: s.choices(),
+        required: s.required,
+        phase: s.phase.as_ref().map(name),
+        tries: s.retry.as_ref().map(|_| s.tries.made),
+        max_tries: s.retry.as_ref().map(|r| r.max),
+        retry_at: s.tries.next_at,
+        forced: s.forced.as_ref().map(by),
+        max_failures: None,
+        required_steps: vec![],
         runs: s.repeat.as_ref().map(|r| r.runs),
         max_runs: s.repeat.as_ref().map(|r| r.max),
         outputs: s.outputs.clone(),
@@ -153,6 +200,8 @@ fn step(s: &windlass_domain::deployment::StepRun, latest: &BTreeMap<(&str, &str)
         }
         StepRunKind::Enter { .. } | StepRunKind::Leave { .. } => out.kind = "subflow".into(),
         StepRunKind::Rollout(r) => {
+            out.max_failures = Some(r.max_failures);
+            out.required_steps.clone_from(&r.required);
             for (index, w) in (0u32..).zip(&r.waves) {
                 let (state, bake_until) = match w.state {
                     WaveState::Baking { until } => ("baking", Some(until)),
@@ -170,15 +219,38 @@ fn step(s: &windlass_domain::deployment::StepRun, latest: &BTreeMap<(&str, &str)
                     state: name(&h.state),
                     attempt: h.attempt,
                     failed_step: h.failed_step,
+                    failed_id: h.failed_id.clone(),
+                    class: h.class.as_ref().map(name),
+                    retried: h.retried,
+                    by: h.by.as_ref().map(by),
                     reason: h.reason.clone(),
                     task: latest.get(&(s.id.as_str(), h.host.as_str())).map(|t| task(t)),
                 };
                 let hosts = w.hosts.iter().map(host).collect();
-                out.waves.push(body::Wave { index, state: state.into(), bake_until, hosts });
+                let probe = w.probe.as_ref().map(probe);
+                let (state, max_failures) = (state.to_owned(), w.max_failures);
+                out.waves.push(body::Wave { index, state, bake_until, max_failures, group: None, probe, hosts });
             }
         }
     }
     out
+}
+
+fn probe(p: &ProbeRun) -> body::Probe {
+    let result = |r: &windlass_domain::work::ProbeResult| body::ProbeResult {
+        probe: r.probe.clone(),
+        verdict: name(&r.verdict),
+        looks: r.looks,
+        value: r.value.clone(),
+        reason: r.reason.clone(),
+    };
+    body::Probe {
+        until: p.until,
+        attempt: p.attempt,
+        verdict: p.verdict.as_ref().map(name),
+        reason: p.reason.clone(),
+        probes: p.probes.iter().map(result).collect(),
+    }
 }
 
 pub(crate) fn task(t: &StoredTask) -> body::Task {
@@ -190,6 +262,11 @@ pub(crate) fn task(t: &StoredTask) -> body::Task {
         attempt: k.attempt,
         state: k.state.as_str().into(),
         reason: k.reason.clone(),
+        traffic: k.traffic.as_ref().map(|t| body::Traffic {
+            state: name(&t.state),
+            since: t.since,
+            reason: t.reason.clone(),
+        }),
         offered_at: k.offered_at,
         started_at: k.started_at,
         settled_at: k.settled_at,

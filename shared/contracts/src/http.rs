@@ -8,7 +8,9 @@ mod artifacts;
 mod audit;
 mod catalog;
 mod deployments;
+mod diagnosis;
 mod fleet;
+mod marks;
 mod notices;
 mod verbs;
 
@@ -17,10 +19,13 @@ pub use artifacts::*;
 pub use audit::*;
 pub use catalog::*;
 pub use deployments::*;
+pub use diagnosis::*;
 pub use fleet::*;
+pub use marks::*;
 pub use notices::*;
 pub use verbs::{
-    AcceptBody, ChooseBody, ConfirmBody, DecisionBody, HostsBody, HostsReasonBody, NoBody, ReasonBody, RollbackBody,
+    AcceptBody, ChooseBody, ClaimBody, ConfirmBody, DecisionBody, FailBody, HostsBody, HostsReasonBody, NoBody,
+    ReasonBody, RetryBody, RollbackBody, SucceedBody,
 };
 
 use serde::{Deserialize, Serialize};

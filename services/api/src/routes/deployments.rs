@@ -1,7 +1,7 @@
-//! Deployments: requesting, reading, and every verb.
+//! Deployments: requesting and reading.
 
 use crate::{
-    call::{Answer, Call, now, ok, page},
+    call::{Answer, Call, ok, page},
     commands::{self as submit},
     problem::{Fail, Problem},
     report,
@@ -9,7 +9,6 @@ use crate::{
     view,
 };
 use actix_web::http::header;
-use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, Utc};
 use serde_json::json as value;
 use uuid::Uuid;
@@ -19,11 +18,9 @@ use windlass_contracts::{
 };
 use windlass_domain::{
     access::Permission,
-    approval::{Approval, Decision},
     deployment::State,
     event::Aggregate,
     ids::{CommandId, DeploymentId},
-    release::RollbackMode,
 };
 use windlass_store::{Tx, commands, deployments, hosts, planning, sql, tasks};
 
@@ -197,157 +194,4 @@ pub(crate) async fn command(call: Call) -> Answer {
     let mut tx = call.store().read().await?;
     let outcome = commands::outcome(&mut tx, CommandId(c.id.0)).await?;
     ok(&view::command(c, outcome.as_ref()))
-}
-
-async fn verb(call: &Call, verb: Verb) -> Answer {
-    let d = &call.deployment()?.deployment;
-    submit::submit(call, d.id, &d.environment, verb).await
-}
-
-async fn decide(call: Call, decision: Decision) -> Answer {
-    let g: body::DecisionBody = call.body()?;
-    if g.digest.is_empty() {
-        return Err(Problem::invalid("`digest` must be the plan's digest as you saw it").into());
-    }
-    let mut approval = Approval {
-        deployment: call.deployment()?.deployment.id,
-        plan_digest: g.digest,
-        person: call.who()?.actor.person.clone(),
-        decision,
-        comment: g.comment,
-        at: now(),
-        signature: String::new(),
-    };
-    // Agents check this against the key they were enrolled with, so no writer of the database can approve.
-    let signed =
-        call.state.approval.sign(approval.signed_text().as_bytes()).map_err(|e| Fail::Internal(e.to_string()))?;
-    approval.signature = STANDARD.encode(signed);
-    verb(&call, Verb::Decide { approval }).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/approve", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::DecisionBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn approve(call: Call) -> Answer {
-    decide(call, Decision::Approve).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/reject", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::DecisionBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn reject(call: Call) -> Answer {
-    decide(call, Decision::Reject).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/cancel", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::ReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn cancel(call: Call) -> Answer {
-    let g: body::ReasonBody = call.body()?;
-    verb(&call, Verb::Cancel { reason: g.reason }).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/pause", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::ReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn pause(call: Call) -> Answer {
-    let g: body::ReasonBody = call.body()?;
-    verb(&call, Verb::Pause { reason: g.reason }).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/resume", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::NoBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn resume(call: Call) -> Answer {
-    let _: body::NoBody = call.body()?;
-    verb(&call, Verb::Resume).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/confirm", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::ConfirmBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn confirm(call: Call) -> Answer {
-    let g: body::ConfirmBody = call.body()?;
-    verb(&call, Verb::Confirm { wave: g.wave }).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/choose", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::ChooseBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn choose(call: Call) -> Answer {
-    let g: body::ChooseBody = call.body()?;
-    verb(&call, Verb::Choose { step: g.step, branch: g.branch }).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/accept", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::AcceptBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn accept(call: Call) -> Answer {
-    let g: body::AcceptBody = call.body()?;
-    verb(&call, Verb::Accept { digest: g.digest }).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/retry", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn retry(call: Call) -> Answer {
-    let g: body::HostsBody = call.body()?;
-    verb(
-        &call,
-        Verb::Retry {
-            whole_wave: false,
-            inputs: Default::default(),
-            reason: String::new(),
-            step: None,
-            hosts: g.hosts,
-        },
-    )
-    .await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/skip", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn skip(call: Call) -> Answer {
-    let g: body::HostsBody = call.body()?;
-    verb(&call, Verb::Skip { hosts: g.hosts }).await
-}
-
-fn reasoned(call: &Call, hosts_needed: bool) -> Result<body::HostsReasonBody, Problem> {
-    let g: body::HostsReasonBody = call.body()?;
-    if g.reason.trim().is_empty() {
-        return Err(Problem::invalid("`reason` must say why; it stays in the audit trail"));
-    }
-    if hosts_needed && g.hosts.is_empty() {
-        return Err(Problem::invalid("`hosts` must name the hosts"));
-    }
-    Ok(g)
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/ignore", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn ignore(call: Call) -> Answer {
-    let g = reasoned(&call, false)?;
-    verb(&call, Verb::Ignore { hosts: g.hosts, reason: g.reason }).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/exclude", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn exclude(call: Call) -> Answer {
-    let g = reasoned(&call, true)?;
-    verb(&call, Verb::Exclude { hosts: g.hosts, reason: g.reason }).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/override", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::HostsReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn override_hosts(call: Call) -> Answer {
-    let g = reasoned(&call, true)?;
-    verb(&call, Verb::Override { hosts: g.hosts, reason: g.reason }).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/abort", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::ReasonBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn abort(call: Call) -> Answer {
-    let g: body::ReasonBody = call.body()?;
-    verb(&call, Verb::Abort { reason: g.reason }).await
-}
-
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/rollback", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::RollbackBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]
-pub(crate) async fn rollback(call: Call) -> Answer {
-    let g: body::RollbackBody = call.body()?;
-    let mode = match g.mode.as_deref() {
-        None | Some("normal") => RollbackMode::Normal,
-        Some("emergency") => RollbackMode::Emergency,
-        Some(other) => {
-            return Err(Problem::invalid(format!("`mode` must be normal or emergency, got {other:?}")).into());
-        }
-    };
-    verb(
-        &call,
-        Verb::Rollback {
-            from_phase: None,
-            to: None,
-            veto: false,
-            mode,
-            reason: g.reason,
-            rollback: Uuid::now_v7().into(),
-        },
-    )
-    .await
 }

@@ -9,12 +9,14 @@ mod deployments;
 mod fleet;
 mod history;
 mod hooks;
+mod marks;
 mod ops;
 pub(crate) mod plans;
 mod plugins;
 mod promotions;
 mod sources;
 mod streams;
+mod verbs;
 
 use crate::{
     problem::Problem,
@@ -92,6 +94,13 @@ pub(crate) fn table() -> Table {
         May(View, On::Project),
         plans::explain,
     );
+    let hold = "/api/v1/projects/{project}/environments/{environment}/hold";
+    add.to(&get, hold, May(View, On::Project), marks::hold_state);
+    add.to(&put, hold, May(Operate, On::Project), marks::hold);
+    add.to(&delete, hold, May(Operate, On::Project), marks::release);
+    add.to(&get, "/api/v1/projects/{project}/marks", May(View, On::Project), marks::list);
+    add.to(&post, "/api/v1/projects/{project}/marks", May(Operate, On::Project), marks::set);
+    add.to(&delete, "/api/v1/projects/{project}/marks", May(Operate, On::Project), marks::remove);
     add.to(&get, "/api/v1/drift", May(View, On::Rows), plans::drift);
     add.to(&get, "/api/v1/deployments", May(View, On::Rows), deployments::list);
     add.to(&get, "/api/v1/deployments/{id}", May(View, On::Deployment), deployments::get);
@@ -102,21 +111,26 @@ pub(crate) fn table() -> Table {
     add.to(&get, "/api/v1/deployments/{id}/logs", May(View, On::Deployment), streams::follow_logs);
     add.to(&get, "/api/v1/commands/{id}", May(View, On::Command), deployments::command);
     add.to(&get, "/api/v1/queue", May(View, On::Rows), ops::queue);
-    add.to(&post, "/api/v1/deployments/{id}/approve", May(Approve, On::Deployment), deployments::approve);
-    add.to(&post, "/api/v1/deployments/{id}/reject", May(Approve, On::Deployment), deployments::reject);
-    add.to(&post, "/api/v1/deployments/{id}/cancel", May(Trigger, On::Deployment), deployments::cancel);
-    add.to(&post, "/api/v1/deployments/{id}/pause", May(Operate, On::Deployment), deployments::pause);
-    add.to(&post, "/api/v1/deployments/{id}/resume", May(Operate, On::Deployment), deployments::resume);
-    add.to(&post, "/api/v1/deployments/{id}/confirm", May(Operate, On::Deployment), deployments::confirm);
-    add.to(&post, "/api/v1/deployments/{id}/choose", May(Operate, On::Deployment), deployments::choose);
-    add.to(&post, "/api/v1/deployments/{id}/accept", May(Trigger, On::Deployment), deployments::accept);
-    add.to(&post, "/api/v1/deployments/{id}/retry", May(Operate, On::Deployment), deployments::retry);
-    add.to(&post, "/api/v1/deployments/{id}/skip", May(Operate, On::Deployment), deployments::skip);
-    add.to(&post, "/api/v1/deployments/{id}/ignore", May(Operate, On::Deployment), deployments::ignore);
-    add.to(&post, "/api/v1/deployments/{id}/exclude", May(Operate, On::Deployment), deployments::exclude);
-    add.to(&post, "/api/v1/deployments/{id}/abort", May(Operate, On::Deployment), deployments::abort);
-    add.to(&post, "/api/v1/deployments/{id}/rollback", May(Operate, On::Deployment), deployments::rollback);
-    add.to(&post, "/api/v1/deployments/{id}/override", May(Override, On::Deployment), deployments::override_hosts);
+    add.to(&post, "/api/v1/deployments/{id}/approve", May(Approve, On::Deployment), verbs::approve);
+    add.to(&post, "/api/v1/deployments/{id}/reject", May(Approve, On::Deployment), verbs::reject);
+    add.to(&post, "/api/v1/deployments/{id}/cancel", May(Trigger, On::Deployment), verbs::cancel);
+    add.to(&post, "/api/v1/deployments/{id}/pause", May(Operate, On::Deployment), verbs::pause);
+    add.to(&post, "/api/v1/deployments/{id}/resume", May(Operate, On::Deployment), verbs::resume);
+    add.to(&post, "/api/v1/deployments/{id}/confirm", May(Operate, On::Deployment), verbs::confirm);
+    add.to(&post, "/api/v1/deployments/{id}/choose", May(Operate, On::Deployment), verbs::choose);
+    add.to(&post, "/api/v1/deployments/{id}/accept", May(Trigger, On::Deployment), verbs::accept);
+    add.to(&post, "/api/v1/deployments/{id}/claim", May(Operate, On::Deployment), verbs::claim);
+    add.to(&post, "/api/v1/deployments/{id}/unclaim", May(Operate, On::Deployment), verbs::unclaim);
+    add.to(&post, "/api/v1/deployments/{id}/retry", May(Operate, On::Deployment), verbs::retry);
+    add.to(&post, "/api/v1/deployments/{id}/skip", May(Operate, On::Deployment), verbs::skip);
+    add.to(&post, "/api/v1/deployments/{id}/ignore", May(Operate, On::Deployment), verbs::ignore);
+    add.to(&post, "/api/v1/deployments/{id}/exclude", May(Operate, On::Deployment), verbs::exclude);
+    add.to(&post, "/api/v1/deployments/{id}/abort", May(Operate, On::Deployment), verbs::abort);
+    add.to(&post, "/api/v1/deployments/{id}/rollback", May(Operate, On::Deployment), verbs::rollback);
+    add.to(&post, "/api/v1/deployments/{id}/stop", May(Operate, On::Deployment), verbs::stop);
+    add.to(&post, "/api/v1/deployments/{id}/fail", May(Override, On::Deployment), verbs::fail);
+    add.to(&post, "/api/v1/deployments/{id}/succeed", May(Override, On::Deployment), verbs::succeed);
+    add.to(&post, "/api/v1/deployments/{id}/override", May(Override, On::Deployment), verbs::override_hosts);
 
     add.to(&get, "/api/v1/projects/{project}/promotions", May(View, On::Project), promotions::board);
     add.to(&post, "/api/v1/projects/{project}/promotions", May(Trigger, On::Project), promotions::promote);
@@ -200,6 +214,12 @@ impl RouteAdder<'_> {
         plans::preview,
         plans::form,
         plans::explain,
+        marks::hold_state,
+        marks::hold,
+        marks::release,
+        marks::list,
+        marks::set,
+        marks::remove,
         plans::drift,
         deployments::request,
         deployments::list,
@@ -211,21 +231,26 @@ impl RouteAdder<'_> {
         streams::follow_logs,
         deployments::command,
         ops::queue,
-        deployments::approve,
-        deployments::reject,
-        deployments::cancel,
-        deployments::pause,
-        deployments::resume,
-        deployments::confirm,
-        deployments::choose,
-        deployments::accept,
-        deployments::retry,
-        deployments::skip,
-        deployments::ignore,
-        deployments::exclude,
-        deployments::abort,
-        deployments::rollback,
-        deployments::override_hosts,
+        verbs::approve,
+        verbs::reject,
+        verbs::cancel,
+        verbs::pause,
+        verbs::resume,
+        verbs::confirm,
+        verbs::choose,
+        verbs::accept,
+        verbs::claim,
+        verbs::unclaim,
+        verbs::retry,
+        verbs::skip,
+        verbs::ignore,
+        verbs::exclude,
+        verbs::abort,
+        verbs::rollback,
+        verbs::stop,
+        verbs::fail,
+        verbs::succeed,
+        verbs::override_hosts,
         sources::status,
         sources::refresh,
         sources::hook,

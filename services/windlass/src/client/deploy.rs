@@ -63,7 +63,7 @@ pub(crate) async fn deploy(args: DeployArgs, api: &Api, out: Out) -> Result<(), 
 
 pub(crate) async fn rollback(args: RollbackArgs, api: &Api, out: Out) -> Result<(), Error> {
     let mode = if args.emergency { "emergency" } else { "normal" };
-    let body = RollbackBody { mode: Some(mode.into()), reason: args.reason };
+    let body = RollbackBody { mode: Some(mode.into()), reason: args.reason, ..RollbackBody::default() };
     let answer = command(api, &format!("/deployments/{}/rollback", args.id), &body).await?;
     requested(&answer, &args.wait, api, out).await
 }

@@ -58,14 +58,16 @@ pub struct Deployment {
 /// One thing it waits for: the sentence for people, and the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WaitingOn {
-    /// approval, time, lock, hosts, step, confirmation, bake, intervention, unknown, operator
+    /// approval, acceptance, time, turn, lock, hosts, step, confirmation, bake, retry, repeat, intervention, choice, unknown,
+    /// operator, host, plan
     pub on: String,
     pub text: String,
-    /// Fields by kind: rule, have, quorum, people, until, step, wave, hosts, reason, by, holder, ahead
+    /// Fields by kind: rule, have, quorum, people, until, step, wave, hosts, reason, by, holder, ahead, owner, deadline
     #[schema(value_type = Object)]
     pub data: serde_json::Value,
 }
 
+/// Every host counts once, by what matters most about it now: the numbers from `succeeded` to `excluded` add up to `total`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HostCounts {
     pub total: u32,
@@ -74,7 +76,21 @@ pub struct HostCounts {
     pub running: u32,
     pub waiting: u32,
     pub unknown: u32,
-    /// Stopped, excluded, ignored or never started.
+    /// Never started: the failure budget was used up, or the deployment ended before their turn.
+    #[serde(default)]
+    pub auto_stopped: u32,
+    /// Stopped by a person or an abort after they had started.
+    #[serde(default)]
+    pub hand_stopped: u32,
+    /// Should have started and provably did not.
+    #[serde(default)]
+    pub not_started: u32,
+    /// Failed, and a person went on regardless.
+    #[serde(default)]
+    pub ignored: u32,
+    #[serde(default)]
+    pub excluded: u32,
+    /// The last five together.
     pub other: u32,
 }
 
@@ -96,6 +112,21 @@ pub struct DeploymentDetail {
     pub expires_at: DateTime<Utc>,
     pub steps: Vec<Step>,
     pub pause: Option<By>,
+    /// Who answers for it while it waits for a person.
+    #[serde(default)]
+    pub claim: Option<By>,
+    /// It waits for a person.
+    #[serde(default)]
+    pub attention: Option<Attention>,
+    /// From 1; each time it is taken up again is the next run.
+    #[serde(default = "first")]
+    pub run: u32,
+    /// Who took it up again last, and why.
+    #[serde(default)]
+    pub reopened: Option<By>,
+    /// Other inputs that somebody wants to go on with, until their plan is approved.
+    #[serde(default)]
+    pub amendment: Option<Amendment>,
     /// Why it ended, where it did not simply succeed.
     pub end: Option<By>,
     /// The deployment this one goes back from.
@@ -107,6 +138,40 @@ pub struct DeploymentDetail {
     pub actions: Vec<String>,
     /// Last event of its stream; `events?` resumes from here with `Last-Event-ID`.
     pub last_event: u64,
+}
+
+fn first() -> u32 {
+    1
+}
+
+/// A wait for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Attention {
+    pub since: DateTime<Utc>,
+    pub deadline: DateTime<Utc>,
+    /// What happens at the deadline: remind, abort or rollback
+    pub then: String,
+    /// Who answers for it: the claimant, else who requested it.
+    pub owner: String,
+    pub claimed: bool,
+    /// How often the alarm was raised again.
+    pub reminded: u32,
+}
+
+/// Other inputs for what has yet to run. `approve` and `reject` with its digest decide on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Amendment {
+    pub by: By,
+    /// Digest of the plan with these inputs.
+    pub digest: String,
+    /// The inputs that change.
+    #[schema(value_type = BTreeMap<String, Object>)]
+    pub inputs: BTreeMap<String, serde_json::Value>,
+    /// Hosts that are retried once it is approved; empty: all that failed.
+    pub hosts: Vec<String>,
+    pub approvals: Vec<Approval>,
+    /// Rules that are not met yet.
+    pub missing: Vec<RuleState>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -152,6 +217,27 @@ pub struct Step {
     pub taken: Vec<String>,
     /// What a person may answer to `choose`; empty unless an expression of the step failed.
     pub choices: Vec<String>,
+    /// Nobody can skip or ignore it.
+    #[serde(default)]
+    pub required: bool,
+    /// prepare, pre-release, release or post-release
+    #[serde(default)]
+    pub phase: Option<String>,
+    /// Where a policy retries: retries made, the most there may be, and when the next is due (central steps).
+    #[serde(default)]
+    pub tries: Option<u32>,
+    #[serde(default)]
+    pub max_tries: Option<u32>,
+    #[serde(default)]
+    pub retry_at: Option<DateTime<Utc>>,
+    /// A person said how it came out.
+    #[serde(default)]
+    pub forced: Option<By>,
+    /// Rollouts only: hosts that may fail in all, and ids of host steps that nobody can skip or ignore.
+    #[serde(default)]
+    pub max_failures: Option<u32>,
+    #[serde(default)]
+    pub required_steps: Vec<String>,
     /// Repeated steps only: runs begun, and the most there may be.
     pub runs: Option<u32>,
     pub max_runs: Option<u32>,
@@ -166,10 +252,43 @@ pub struct Step {
 pub struct Wave {
     /// From 0, as in `confirm`.
     pub index: u32,
-    /// waiting, running, confirming, baking, succeeded, failed, stopped
+    /// waiting, running, confirming, baking, probing, retrying, succeeded, failed, stopped
     pub state: String,
+    /// End of the bake time, of the probes, or of the wait before a retry.
     pub bake_until: Option<DateTime<Utc>>,
+    /// Hosts of this wave that may fail, where that is limited too.
+    #[serde(default)]
+    pub max_failures: Option<u32>,
+    /// What its hosts have in common, where the rollout groups them.
+    #[serde(default)]
+    pub group: Option<String>,
+    #[serde(default)]
+    pub probe: Option<Probe>,
     pub hosts: Vec<HostRun>,
+}
+
+/// How the probes of a wave stand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Probe {
+    pub until: DateTime<Utc>,
+    /// From 1: a wave that is retried is probed again.
+    pub attempt: u32,
+    /// success, fail or inconclusive; none while they are looked at
+    pub verdict: Option<String>,
+    pub reason: Option<String>,
+    pub probes: Vec<ProbeResult>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProbeResult {
+    pub probe: String,
+    /// success, fail or inconclusive
+    pub verdict: String,
+    pub looks: u32,
+    /// What it read last.
+    #[schema(value_type = Object)]
+    pub value: serde_json::Value,
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -179,6 +298,18 @@ pub struct HostRun {
     pub state: String,
     pub attempt: u32,
     pub failed_step: Option<u32>,
+    /// Id of the step that failed.
+    #[serde(default)]
+    pub failed_id: Option<String>,
+    /// exit, timeout, unreachable, refused, artifact, traffic, stopped or unknown
+    #[serde(default)]
+    pub class: Option<String>,
+    /// Retries that the policy made of it.
+    #[serde(default)]
+    pub retried: u32,
+    /// A person stopped it, or said how it came out.
+    #[serde(default)]
+    pub by: Option<By>,
     pub reason: Option<String>,
     /// The latest attempt's task, once there is one.
     pub task: Option<Task>,
@@ -193,12 +324,25 @@ pub struct Task {
     /// pending, offered, granted, succeeded, failed, cancelled, `not_started`, unknown, overridden
     pub state: String,
     pub reason: Option<String>,
+    /// Where its host stands with the load balancers; none when the rollout has none.
+    #[serde(default)]
+    pub traffic: Option<Traffic>,
     pub offered_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
     pub settled_at: Option<DateTime<Utc>>,
     pub steps: Vec<TaskStep>,
     pub log_bytes: Option<u64>,
     pub log_dropped: Option<u64>,
+}
+
+/// A host on its way off the load balancers or back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Traffic {
+    /// draining, drained, `drain_failed`, attaching, attached, `attach_failed`
+    pub state: String,
+    pub since: DateTime<Utc>,
+    /// What it waits for, or what went wrong: "draining: 3 connections left".
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -243,7 +387,8 @@ pub struct Command {
     /// pending, accepted or refused
     pub state: String,
     /// `ok`, `not_found`, `wrong_state`, `plan_changed`, `own_request`, `already_decided`, `not_asked`, `invalid`,
-    /// `nothing_to_do`, `no_last_known_good`; empty while pending
+    /// `nothing_to_do`, `claimed`, `required`, `no_last_known_good`, `not_known_good`, `vetoed`, `pinned`, `held`, `superseded`
+    /// and what promotion and planning say; empty while pending
     pub code: String,
     pub detail: String,
     pub created_at: DateTime<Utc>,
