@@ -4,7 +4,7 @@ import { split } from "./api";
 import { standing } from "./board";
 import { inOrder } from "./bundles";
 import { worthShowing } from "./deployment";
-import { Chosen } from "./extra";
+import { Chosen, pairs } from "./extra";
 import { matching } from "./hosts";
 import { plain } from "./logs";
 import { change, type Field, inputsOf, names } from "./new";
@@ -46,7 +46,7 @@ describe("buttons", () => {
   test("an intervention offers what helps", () => {
     const actions = ["retry", "skip", "ignore", "pause", "resume", "abort", "rollback", "override"];
     expect(names({ actions, waiting_on: [{ on: "intervention", text: "" }] })).toEqual([
-      "Retry", "Skip step", "Ignore", "Pause", "Abort", "Roll back",
+      "Retry", "Retry with other inputs", "Skip step", "Ignore", "Pause", "Abort", "Roll back",
     ]);
     expect(names({ actions })).toEqual(["Retry", "Pause", "Abort", "Roll back"]);
   });
@@ -102,6 +102,9 @@ describe("stepping in", () => {
   test("an amendment is approved by its own digest", () => {
     const amendment = { by: { who: "ann", reason: "", at: "" }, inputs: {}, digest: "sha256:2" };
     expect(offered({ actions: ["approve"], amendment })[0]?.body("", new Chosen())).toEqual({ digest: "sha256:2", comment: "" });
+  });
+  test("other inputs are what they read as", () => {
+    expect(pairs("batch = 5\nfast=true\n\nname=a=b\nnonsense")).toEqual({ batch: 5, fast: true, name: "a=b" });
   });
   test("hosts that need somebody come first", () => {
     expect(byNeed(wave.hosts).map((h) => h.host)).toEqual(["b", "c", "a"]);

@@ -6,6 +6,7 @@ export type Extra = {
   hosts?: string[];
   must?: boolean;
   wholeWave?: boolean;
+  inputs?: boolean;
   rollback?: boolean;
 };
 
@@ -13,6 +14,7 @@ export type Extra = {
 export class Chosen {
   hosts: string[] = [];
   wholeWave = false;
+  inputs = "";
   mode: "normal" | "emergency" = "normal";
   to = "";
   veto = false;
@@ -21,6 +23,22 @@ export class Chosen {
   with(change: Partial<Chosen>): Chosen {
     return Object.assign(new Chosen(), this, change);
   }
+}
+
+/** `name=value` lines. What reads as JSON (a number, true, a list) is that, anything else is text. */
+export function pairs(text: string): Record<string, unknown> {
+  const out: Record<string, unknown> = {};
+  for (const line of text.split("\n")) {
+    const at = line.indexOf("=");
+    if (at <= 0) continue;
+    const value = line.slice(at + 1).trim();
+    try {
+      out[line.slice(0, at).trim()] = JSON.parse(value);
+    } catch {
+      out[line.slice(0, at).trim()] = value;
+    }
+  }
+  return out;
 }
 
 const PHASES = ["prepare", "pre-release", "release", "post-release"];
@@ -51,6 +69,12 @@ export function Extra({ d, extra, chosen, set }: { d: Deployment; extra: Extra; 
         <label>
           <input type="checkbox" checked={chosen.wholeWave} onChange={(e) => set(chosen.with({ wholeWave: e.target.checked }))} /> The
           whole wave from its first step, hosts that succeeded too
+        </label>
+      )}
+      {extra.inputs && (
+        <label>
+          Inputs that change, one `name=value` a line
+          <textarea rows={4} value={chosen.inputs} onChange={(e) => set(chosen.with({ inputs: e.target.value }))} required />
         </label>
       )}
       {extra.rollback && (

@@ -3,7 +3,7 @@
 import { useState } from "react";
 import { type Deployment, post } from "./api";
 import { Ask } from "./ask";
-import { Chosen, Extra } from "./extra";
+import { Chosen, Extra, pairs } from "./extra";
 
 export type Shown = Pick<
   Deployment,
@@ -81,6 +81,15 @@ export function verbs(d: Shown): Verb[] {
       says: "Failed hosts run again from the step that failed; failed steps run again. What succeeded is not repeated.",
       extra: { hosts: failed, wholeWave: failed.length > 0 },
       body: (_, c) => ({ hosts: c.hosts, ...(c.wholeWave ? { whole_wave: true } : {}) }),
+    },
+    {
+      name: "Retry with other inputs",
+      path: "retry",
+      says: "A new plan is made with these inputs. It goes on where it stands once that plan is approved.",
+      reason: "needed",
+      extra: { inputs: true, hosts: failed },
+      when: waits("intervention"),
+      body: (reason, c) => ({ hosts: c.hosts, inputs: pairs(c.inputs), reason }),
     },
     {
       name: "Skip step",
