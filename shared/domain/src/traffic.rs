@@ -11,9 +11,13 @@ use crate::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A load balancer of an environment.
+mod check;
+
+pub use check::{MEMBER_RULE, Times, is_member};
+
+/// A load balancer of an environment. Keys that do not belong are told by [`LoadBalancer::problems`]' caller, as serde
+/// cannot where a kind is flattened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct LoadBalancer {
     #[serde(flatten)]
     pub kind: Kind,

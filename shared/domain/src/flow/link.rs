@@ -133,6 +133,7 @@ impl Linker<'_> {
             id: enter.clone(),
             on_failure: None,
             repeat: None,
+            required: false,
             kind: StepKind::Enter { scope: scope.clone() },
             ..step.clone()
         })?;

@@ -16,14 +16,23 @@ mod gateway;
 mod graph;
 mod inputs;
 mod names;
+mod policy;
+mod probes;
+mod rollback;
+mod rollout;
 mod step;
+mod traffic;
 
 /// The words of the language, for the schema.
 pub(super) mod words {
     pub(crate) use super::{
         gateway::MODES as GATEWAYS,
         inputs::KINDS,
+        policy::{MAX_EXIT_CODE, MAX_FACTOR, MAX_RETRIES, OVERDUE, RETRIED},
+        probes::{INCONCLUSIVE, MAX_FAILURES, MAX_PROBES, PROBES},
+        rollback::MODES as ROLLBACKS,
         step::{CONFIRMS, FAILURES, JOINS, MAX_PARALLEL, MAX_REPEATS, PHASES},
+        traffic::{ATTACH, DRAIN},
     };
 }
 
@@ -71,6 +80,7 @@ pub(crate) fn read(mut f: Fields<'_>, problems: &mut Problems) -> Option<Flow> {
         &[("pause", OnFailure::Pause), ("stop", OnFailure::Stop), ("rollback", OnFailure::Rollback)],
         problems,
     );
+    let patience = f.take("patience").and_then(|n| policy::patience(n, &f.path_of("patience"), problems));
     let mut r = Reader { flow: name.as_deref(), problems, uses: Vec::new(), links: Vec::new(), step: None, over: None };
     let mut steps = match f.take("steps") {
         Some(n) => r.steps(n, &f.path_of("steps")),
@@ -96,7 +106,7 @@ pub(crate) fn read(mut f: Fields<'_>, problems: &mut Problems) -> Option<Flow> {
         on_failure: on_failure.unwrap_or_default(),
         steps: steps.into_iter().map(|s| s.step).collect(),
         rollback,
-        patience: None,
+        patience,
         outputs,
         scopes: BTreeMap::new(),
     })

@@ -4,7 +4,10 @@
 
 use super::{
     actions::{ACTIONS, Action, Kind, Parameter},
-    parse::words::{CONFIRMS, FAILURES, GATEWAYS, JOINS, KINDS, MAX_PARALLEL, MAX_REPEATS, PHASES},
+    parse::words::{
+        ATTACH, CONFIRMS, DRAIN, FAILURES, GATEWAYS, INCONCLUSIVE, JOINS, KINDS, MAX_EXIT_CODE, MAX_FACTOR,
+        MAX_FAILURES, MAX_PARALLEL, MAX_PROBES, MAX_REPEATS, MAX_RETRIES, OVERDUE, PHASES, PROBES, RETRIED, ROLLBACKS,
+    },
 };
 use serde_json::{Map, Value, json};
 
@@ -37,6 +40,14 @@ pub fn json_schema() -> Value {
                 "description": "What more failures than the budget bears lead to.",
                 "enum": ["pause", "stop", "rollback"], "default": "pause",
             },
+            "patience": {
+                "description": "How long a deployment waits for a person before something happens by itself; a day, then the alarm again, when absent.",
+                "type": "object", "additionalProperties": false, "required": ["within"],
+                "properties": {
+                    "within": { "$ref": "#/$defs/duration" },
+                    "then": { "enum": words(&OVERDUE), "default": "remind", "description": "What happens then." },
+                },
+            },
             "outputs": {
                 "description": "What a step that uses this flow as a subflow gives: templates over `inputs` and `steps`.",
                 "type": "object",
@@ -49,8 +60,12 @@ pub fn json_schema() -> Value {
                 "description": "What a rollback does on every host.",
                 "type": "object", "additionalProperties": false,
                 "properties": {
-                    "normal": { "$ref": "#/$defs/host_steps", "description": "With drain and tests." },
-                    "emergency": { "$ref": "#/$defs/host_steps", "description": "The shortest way back." },
+                    "normal": { "$ref": "#/$defs/rollback", "description": "With drain and tests; in waves of `1 *4` unless it says otherwise." },
+                    "emergency": { "$ref": "#/$defs/rollback", "description": "The shortest way back; on all hosts at once unless it says otherwise." },
+                    "automatic": {
+                        "enum": words(&ROLLBACKS), "default": "normal",
+                        "description": "The kind that `on_failure: rollback` asks for.",
+                    },
                 },
             },
         },
@@ -99,6 +114,11 @@ fn definitions() -> Map<String, Value> {
         json!({ "type": "array", "minItems": 1, "maxItems": 100, "items": { "$ref": "#/$defs/host_step" } }),
     );
     add("host_step", host_step());
+    add("budget", budget(true));
+    add("retry", retry());
+    add("bake", bake());
+    add("probe", probe());
+    add("rollback", rollback());
     for a in ACTIONS {
         add(&format!("with.{}", a.name), with(a));
     }
@@ -144,9 +164,9 @@ fn words<T>(words: &[(&str, T)]) -> Vec<String> {
 }
 
 /// Keys of a rollout alone, of what is not a gateway, and of gateways.
-const OF_ROLLOUT: [&str; 6] = ["waves", "steps", "confirm", "bake", "budget", "on"];
+const OF_ROLLOUT: [&str; 9] = ["waves", "steps", "confirm", "bake", "budget", "on", "group_by", "canary", "stagger"];
 const OF_CALL: [&str; 3] = ["uses", "with", "timeout"];
-const NOT_OF_GATEWAY: [&str; 3] = ["if", "on_failure", "repeat"];
+const NOT_OF_GATEWAY: [&str; 6] = ["if", "on_failure", "repeat", "required", "retry", "on_timeout"];
 
 fn step() -> Value {
     let form = |required: &[&str], without: &[&[&str]], parallel: Value| {
@@ -160,7 +180,7 @@ fn step() -> Value {
     let mut all = central.iter().map(|a| with_of(a)).collect::<Vec<_>>();
     all.push(json!({
         "if": { "properties": { "uses": { "pattern": "^flow/" } }, "required": ["uses"] },
-        "then": { "properties": { "timeout": false } },
+        "then": { "properties": { "timeout": false, "retry": false, "on_timeout": false } },
     }));
     let number = json!({ "type": "integer", "minimum": 0, "maximum": MAX_PARALLEL });
     let branching = ["exclusive", "conditional"];
@@ -194,6 +214,12 @@ fn step() -> Value {
                     "every": { "$ref": "#/$defs/duration", "default": "10s", "description": "Time between two runs." },
                 },
             },
+            "required": { "type": "boolean", "default": false, "description": "Nobody can skip it, nor ignore that it failed." },
+            "retry": { "$ref": "#/$defs/retry" },
+            "on_timeout": {
+                "enum": words(&FAILURES),
+                "description": "What it leads to when it failed by taking too long; `on_failure` when absent.",
+            },
             "uses": {
                 "description": "An action, `flow/<name>` (a flow of this project as a subflow) or `plugin/<name>@<version>`.",
                 "anyOf": [
@@ -211,18 +237,26 @@ fn step() -> Value {
             "steps": { "$ref": "#/$defs/host_steps", "description": "What is done on each host, in order." },
             "on": { "type": "string", "description": "Selector: only hosts with these labels.", "examples": ["role=web"] },
             "confirm": { "enum": words(&CONFIRMS), "default": "none", "description": "Which waves a person confirms." },
-            "bake": { "$ref": "#/$defs/duration", "description": "Wait after each wave that went well." },
-            "budget": {
-                "type": "object", "additionalProperties": false,
-                "description": "How many hosts may fail: the smaller of the two.",
-                "properties": {
-                    "hosts": { "type": "integer", "minimum": 0, "maximum": 1_000_000 },
-                    "percent": { "anyOf": [
-                        { "type": "number", "minimum": 0, "maximum": 100 },
-                        { "type": "string", "pattern": "^[0-9]{1,3}([.][0-9]+)?%*$" },
-                    ] },
-                },
+            "bake": { "$ref": "#/$defs/bake" },
+            "group_by": {
+                "type": "string", "pattern": LABEL, "examples": ["zone"],
+                "description": "A label: hosts that differ in it never share a wave; the wave expression begins anew in each group.",
             },
+            "canary": {
+                "type": "string", "not": { "pattern": "\\$\\{\\{" }, "examples": ["canary=yes"],
+                "description": "Selector: hosts with these labels go before all others, in one wave.",
+            },
+            "stagger": {
+                "description": "Time between the starts of two hosts of a wave, and up to how much more by chance.",
+                "anyOf": [
+                    { "$ref": "#/$defs/duration" },
+                    {
+                        "type": "object", "additionalProperties": false, "minProperties": 1,
+                        "properties": { "every": { "$ref": "#/$defs/duration" }, "jitter": { "$ref": "#/$defs/duration" } },
+                    },
+                ],
+            },
+            "budget": { "$ref": "#/$defs/budget" },
             "parallel": { "description": "With `waves`: hosts at a time. Alone: the steps that start side by side." },
             GATEWAYS[0].0: { "$ref": "#/$defs/branches", "description": "A gateway: the first branch whose condition is true." },
             GATEWAYS[1].0: { "$ref": "#/$defs/branches", "description": "A gateway: every branch whose condition is true." },
@@ -235,6 +269,111 @@ fn step() -> Value {
             form(&["parallel"], &[&OF_ROLLOUT, &OF_CALL, &NOT_OF_GATEWAY, &branching], json!({ "$ref": "#/$defs/targets" })),
         ],
         "allOf": all,
+    })
+}
+
+const LABEL: &str = "^[A-Za-z0-9._/-]{1,253}$";
+
+fn budget(waves: bool) -> Value {
+    let mut properties = json!({
+        "hosts": { "type": "integer", "minimum": 0, "maximum": 1_000_000 },
+        "percent": { "anyOf": [
+            { "type": "number", "minimum": 0, "maximum": 100 },
+            { "type": "string", "pattern": "^[0-9]{1,3}([.][0-9]+)?%*$" },
+        ] },
+    });
+    if waves {
+        let mut wave = budget(false);
+        wave["minProperties"] = json!(1);
+        wave["description"] = json!("How many hosts of one wave may fail, on top.");
+        properties["wave"] = wave;
+    }
+    json!({
+        "type": "object", "additionalProperties": false, "properties": properties,
+        "description": "How many hosts may fail: the smaller of the two.",
+    })
+}
+
+fn retry() -> Value {
+    let max = json!({ "type": "integer", "minimum": 1, "maximum": MAX_RETRIES });
+    let class = json!({ "enum": words(&RETRIED) });
+    let code = json!({ "type": "integer", "minimum": 1, "maximum": MAX_EXIT_CODE });
+    let some =
+        |item: &Value| json!({ "anyOf": [item, { "type": "array", "minItems": 1, "maxItems": 50, "items": item }] });
+    json!({
+        "description": "Tries on top of the first, without a person; of a rollout host by host.",
+        "anyOf": [max, {
+            "type": "object", "additionalProperties": false, "required": ["max"],
+            "properties": {
+                "max": max,
+                "on": some(&class),
+                "exit_codes": some(&code),
+                "backoff": { "$ref": "#/$defs/duration", "default": "5s", "description": "Pause before the first of them." },
+                "factor": {
+                    "type": "integer", "minimum": 1, "maximum": MAX_FACTOR, "default": 2,
+                    "description": "By this much longer each time.",
+                },
+                "max_backoff": { "$ref": "#/$defs/duration", "default": "5m", "description": "Longest pause." },
+            },
+        }],
+    })
+}
+
+fn bake() -> Value {
+    json!({
+        "description": "How long each wave that went well is looked at before the next.",
+        "anyOf": [{ "$ref": "#/$defs/duration" }, {
+            "type": "object", "additionalProperties": false, "required": ["for"],
+            "properties": {
+                "for": { "$ref": "#/$defs/duration" },
+                "every": { "$ref": "#/$defs/duration", "default": "30s", "description": "Time between two looks." },
+                "inconclusive": {
+                    "enum": words(&INCONCLUSIVE), "default": "ask",
+                    "description": "What it means when no probe failed but not every one succeeded.",
+                },
+                "probes": {
+                    "type": "array", "minItems": 1, "maxItems": MAX_PROBES, "items": { "$ref": "#/$defs/probe" },
+                },
+            },
+            "dependentRequired": { "every": ["probes"], "inconclusive": ["probes"] },
+        }],
+    })
+}
+
+fn probe() -> Value {
+    let names = words(&PROBES);
+    let with: Vec<Value> = ACTIONS.iter().filter(|a| names.iter().any(|n| n == a.name)).map(with_of).collect();
+    let judge = |text: &str| json!({ "type": "string", "description": text, "examples": ["value < 0.01", "value.ok == value.total"] });
+    json!({
+        "type": "object", "required": ["id", "uses"], "additionalProperties": false,
+        "properties": {
+            "id": { "$ref": "#/$defs/name" },
+            "uses": { "enum": names, "description": "The first two are asked by the executor, the others on every host of the wave." },
+            "with": { "type": "object" },
+            "timeout": { "$ref": "#/$defs/duration" },
+            "success": judge("CEL over `value`, what was read."),
+            "fail": judge("CEL over `value`."),
+            "failures": {
+                "type": "integer", "minimum": 1, "maximum": MAX_FAILURES, "default": 1,
+                "description": "Looks in a row that must fail.",
+            },
+        },
+        "allOf": with,
+    })
+}
+
+fn rollback() -> Value {
+    json!({
+        "anyOf": [{ "$ref": "#/$defs/host_steps" }, {
+            "type": "object", "additionalProperties": false, "required": ["steps"],
+            "properties": {
+                "steps": { "$ref": "#/$defs/host_steps" },
+                "waves": { "type": ["string", "integer"] },
+                "parallel": { "type": "integer", "minimum": 0, "maximum": MAX_PARALLEL },
+                "budget": { "$ref": "#/$defs/budget" },
+                "values": { "type": "object", "description": "They go over all other values.", "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,62}$" } },
+            },
+        }],
     })
 }
 
@@ -264,6 +403,13 @@ fn branches() -> Value {
 
 fn host_step() -> Value {
     let on_host: Vec<&Action> = ACTIONS.iter().filter(|a| a.on_host()).collect();
+    let mut all: Vec<Value> = on_host.iter().map(|a| with_of(a)).collect();
+    for (name, key) in [(DRAIN, "always"), (ATTACH, "if")] {
+        all.push(json!({
+            "if": { "properties": { "uses": { "const": name } }, "required": ["uses"] },
+            "then": { "properties": { "timeout": false, "required": false, key: false } },
+        }));
+    }
     json!({
         "type": "object", "required": ["uses"], "additionalProperties": false,
         "properties": {
@@ -273,8 +419,9 @@ fn host_step() -> Value {
             "with": { "type": "object" },
             "timeout": { "$ref": "#/$defs/duration" },
             "always": { "type": "boolean", "default": false, "description": "Runs whatever happened before: clean-up." },
+            "required": { "type": "boolean", "default": false, "description": "Nobody can skip it on a host, nor ignore that it failed there." },
         },
-        "allOf": on_host.iter().map(|a| with_of(a)).collect::<Vec<_>>(),
+        "allOf": all,
     })
 }
 

@@ -1,15 +1,13 @@
 //! Release + environment + hosts to [`Plan`]. A pure function: the same input gives the same digest.
 
-use super::{
-    LeftOut, Plan, PlanArtifact, PlanError, PlanHost, PlanRollout, PlanStep, PlanStepKind, error::Mode, graph, render,
-};
+use super::{LeftOut, Plan, PlanArtifact, PlanError, PlanHost, PlanStepKind, graph, render};
 use crate::{
     approval::ApprovalRule,
     artifact::Artifact,
     catalog::{Account, Environment},
     expression::{Context, Expression, ExpressionError, Template, escape},
     flow::{
-        Budget, Call, Confirm, Flow, HostStep, OnFailure, Rollout,
+        Call, Flow, HostStep, OnFailure,
         actions::{self, Action},
     },
     ids::ReleaseId,
@@ -17,11 +15,11 @@ use crate::{
     selector::Selector,
     task::TaskStep,
     values::Layers,
-    wave::WaveExpression,
 };
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod rollout;
 mod steps;
 
 /// A host as the catalog has it at planning time.
@@ -62,15 +60,14 @@ pub struct Surroundings<'a> {
 
 /// Id of the one step of a rollback plan.
 pub const ROLLBACK_STEP: &str = "rollback";
-/// Waves of a rollback: one host shows that it works, then four times as many each time, so that haste does not take the
-/// whole environment down.
-const ROLLBACK_WAVES: &str = "1 *4";
 
 /// Computes the whole plan. Every host's steps are rendered once, so what fails on one host fails here, by name.
 pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
     let flow = &input.release.flow;
-    let hosts = check_hosts(input.hosts)?;
+    let hosts = check_hosts(&input.hosts)?;
     let a = input.artifact;
+    let mut values = input.release.values.clone();
+    values.extend(rollout::values(flow, input.rollback));
     let artifact = PlanArtifact {
         version: a.version.clone(),
         url: a.url.clone(),
@@ -86,7 +83,7 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
         kind: input.release.kind,
         rollback: input.rollback,
         inputs: inputs(flow, &input.release.inputs)?,
-        context: roots(input.project, input.environment, input.release, a, &artifact, input.surroundings),
+        context: roots(&input, &artifact, &values),
         artifact,
         flow: flow.name.clone(),
         flow_revision: input.release.flow_revision,
@@ -97,7 +94,7 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
         approvals: input.approvals,
         hosts,
         left_out: input.left_out,
-        release_values: input.release.values.clone(),
+        release_values: values,
         steps: Vec::new(),
         scopes: BTreeMap::new(),
         plugins: BTreeMap::new(),
@@ -112,6 +109,7 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
         plan: &plan,
         context,
         scope: "",
+        environment: input.environment,
         accounts: input.surroundings.accounts,
         host_values,
         plugins: &input.release.plugins,
@@ -124,15 +122,17 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
     for step in plan.steps.iter().filter(|s| !s.skipped) {
         if let PlanStepKind::Rollout(r) = &step.kind {
             let compiled = render::Compiled::new(&plan, &step.id)?;
-            let which = if compiled.varies() { usize::MAX } else { 1 };
-            let mut hosts = r.waves.iter().flatten().filter_map(|h| plan.hosts.get(*h as usize)).take(which);
-            hosts.try_for_each(|h| compiled.spec(&plan, h).map(drop))?;
+            for compiled in std::iter::once(compiled).chain(render::Compiled::probes(&plan, &step.id, r)?) {
+                let which = if compiled.varies() { usize::MAX } else { 1 };
+                let mut hosts = r.waves.iter().flatten().filter_map(|h| plan.hosts.get(*h as usize)).take(which);
+                hosts.try_for_each(|h| compiled.spec(&plan, h).map(drop))?;
+            }
         }
     }
     Ok(plan)
 }
 
-fn check_hosts(hosts: Vec<HostFacts>) -> Result<Vec<PlanHost>, PlanError> {
+fn check_hosts(hosts: &[HostFacts]) -> Result<Vec<PlanHost>, PlanError> {
     let mut seen = BTreeSet::new();
     if let Some(twice) = hosts.iter().find(|h| !seen.insert(h.name.as_str())) {
         return Err(PlanError::DuplicateHost(twice.name.clone()));
@@ -140,15 +140,15 @@ fn check_hosts(hosts: Vec<HostFacts>) -> Result<Vec<PlanHost>, PlanError> {
     if hosts.is_empty() {
         return Err(PlanError::NoHosts);
     }
-    let plan = |h: HostFacts| PlanHost {
-        name: h.name,
-        address: h.address,
-        labels: h.labels,
-        values: h.values,
-        files: h.files,
+    let plan = |h: &HostFacts| PlanHost {
+        name: h.name.clone(),
+        address: h.address.clone(),
+        labels: h.labels.clone(),
+        values: h.values.clone(),
+        files: h.files.clone(),
         temporary: h.temporary,
     };
-    Ok(hosts.into_iter().map(plan).collect())
+    Ok(hosts.iter().map(plan).collect())
 }
 
 /// The given values over the defaults.
@@ -169,20 +169,14 @@ fn inputs(flow: &Flow, given: &BTreeMap<String, Value>) -> Result<BTreeMap<Strin
     Ok(out)
 }
 
-fn roots(
-    project: &str,
-    env: &Environment,
-    release: &Release,
-    a: &Artifact,
-    p: &PlanArtifact,
-    around: Surroundings<'_>,
-) -> Map<String, Value> {
+fn roots(input: &BuildInput<'_>, p: &PlanArtifact, own: &BTreeMap<String, Value>) -> Map<String, Value> {
+    let (project, env, release, a) = (input.project, input.environment, input.release, input.artifact);
     let layers = Layers {
-        group: around.group_values,
-        project: around.project_values,
+        group: input.surroundings.group_values,
+        project: input.surroundings.project_values,
         environment: Some(&env.values),
         host: None,
-        release: Some(&release.values),
+        release: Some(own),
     };
     let mut values: Map<String, Value> = env.values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     values.insert("name".into(), json!(env.name));
@@ -214,6 +208,7 @@ struct Planner<'a> {
     /// Without `host`; within the subflow `scope`.
     context: Context,
     scope: &'a str,
+    environment: &'a Environment,
     accounts: Option<&'a BTreeMap<String, Account>>,
     /// Some host has values, so `values` may differ from host to host.
     host_values: bool,
@@ -266,72 +261,6 @@ impl Planner<'_> {
         };
         with.insert("user".into(), json!(account.user));
         Ok(())
-    }
-
-    fn rollback(&self, flow: &Flow, mode: RollbackMode) -> Result<PlanStep, PlanError> {
-        let steps = match mode {
-            RollbackMode::Normal => &flow.rollback.normal,
-            RollbackMode::Emergency => &flow.rollback.emergency,
-        };
-        let waves: Result<WaveExpression, _> = ROLLBACK_WAVES.parse();
-        let waves = waves.map_err(|error| PlanError::Waves { step: ROLLBACK_STEP.into(), error })?;
-        let rollout = Rollout {
-            waves,
-            confirm: Confirm::None,
-            bake_s: 0,
-            probes: None,
-            group_by: None,
-            canary: None,
-            stagger: None,
-            budget: Budget::default(),
-            parallel: 0,
-            on: None,
-            steps: steps.clone(),
-        };
-        let rollout = self.rollout(ROLLBACK_STEP, &rollout)?;
-        if rollout.steps.is_empty() {
-            return Err(PlanError::NoRollback(Mode(mode)));
-        }
-        let kind = PlanStepKind::Rollout(rollout);
-        Ok(PlanStep::new(ROLLBACK_STEP, Vec::new(), kind))
-    }
-
-    fn rollout(&self, id: &str, r: &Rollout) -> Result<PlanRollout, PlanError> {
-        let own = r.steps.iter().map(|s| s.id.clone());
-        let here = Planner { context: self.context.clone().with_own_steps(own), ..self.clone() };
-        let hosts = self.on(id, r.on.as_deref())?;
-        let total = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
-        let sizes = r.waves.sizes(total).map_err(|error| PlanError::Waves { step: id.into(), error })?;
-        let mut hosts = hosts.into_iter();
-        let waves = sizes.into_iter().map(|n| hosts.by_ref().take(n as usize).collect()).collect();
-        let mut steps = Vec::new();
-        let mut conditions = BTreeMap::new();
-        for s in &r.steps {
-            let place = format!("{id}.{}", s.id);
-            if let Some(c) = &s.condition {
-                let e = Expression::compile(c).map_err(wrong(&place))?;
-                if self.on_host(&e) {
-                    conditions.insert(s.id.clone(), c.clone());
-                } else if !e.eval_bool(&self.context).map_err(wrong(&place))? {
-                    continue;
-                }
-            }
-            steps.push(here.host_step(&place, s)?);
-        }
-        Ok(PlanRollout {
-            waves,
-            confirm: r.confirm,
-            bake_s: r.bake_s,
-            max_failures: max_failures(&r.budget, total),
-            wave_failures: Vec::new(),
-            parallel: r.parallel,
-            stagger: r.stagger,
-            probes: None,
-            traffic: Vec::new(),
-            required: Vec::new(),
-            steps,
-            conditions,
-        })
     }
 
     fn central(&self, place: &str, call: &Call) -> Result<Map<String, Value>, PlanError> {
@@ -457,29 +386,6 @@ fn defaults(action: &Action, with: &mut Map<String, Value>) {
         {
             with.insert(name, v);
         }
-    }
-}
-
-/// The smaller of the two that are given; none given means none may fail.
-fn max_failures(budget: &Budget, total: u32) -> u32 {
-    let percent = budget.percent.map(|p| (f64::from(total) * p.clamp(0.0, 100.0) / 100.0 + 1e-9).floor() as u32);
-    [budget.hosts, percent].into_iter().flatten().min().unwrap_or(0)
-}
-
-fn without_hosts(r: &Rollout) -> PlanRollout {
-    PlanRollout {
-        waves: Vec::new(),
-        confirm: r.confirm,
-        bake_s: r.bake_s,
-        max_failures: 0,
-        wave_failures: Vec::new(),
-        parallel: r.parallel,
-        stagger: r.stagger,
-        probes: None,
-        traffic: Vec::new(),
-        required: Vec::new(),
-        steps: Vec::new(),
-        conditions: BTreeMap::new(),
     }
 }
 

@@ -47,6 +47,10 @@ pub enum PlanError {
          environment's hosts or selector), or give the rollout a step for it"
     )]
     NothingToDo { step: String, host: String },
+    #[error("step `{step}`: the environment has no load balancer `{lb}`; it has: {known}")]
+    UnknownLoadBalancer { step: String, lb: String, known: String },
+    #[error("step `{step}`: load balancer `{lb}`{}: {problem}", on_host(.host))]
+    Traffic { step: String, lb: String, host: Option<String>, problem: String },
     #[error("the plan has no rollout step `{0}`")]
     UnknownStep(String),
     #[error("rollout step `{step}` has no host number {host}")]

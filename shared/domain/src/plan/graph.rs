@@ -156,7 +156,11 @@ pub(crate) fn reads(plan: &Plan, step: &PlanStep) -> Vec<String> {
         PlanStepKind::Central { with, .. } => found.extend(with.values().flat_map(reference::scan)),
         PlanStepKind::Rollout(r) => {
             let prefix = if scope.is_empty() { String::new() } else { format!("{scope}/") };
-            for value in r.steps.iter().flat_map(|s| s.with.values()) {
+            let probes = r.probes.as_ref();
+            found
+                .extend(probes.iter().flat_map(|p| &p.central).flat_map(|p| p.with.values()).flat_map(reference::scan));
+            let on_hosts = probes.into_iter().flat_map(|p| &p.on_hosts);
+            for value in r.steps.iter().chain(on_hosts).flat_map(|s| s.with.values()) {
                 found.extend(reference::scan(value));
                 // What is rendered host by host is still a template.
                 let Ok(t) = Template::compile(value) else { continue };

@@ -15,6 +15,7 @@ mod plugins;
 mod references;
 mod render;
 pub mod segment;
+mod traffic;
 
 pub use build::{BuildInput, HostFacts, ROLLBACK_STEP, Surroundings, build};
 pub use canonical::canonical_json;
@@ -204,6 +205,9 @@ pub enum PlanStepKind {
 pub struct PlanRollout {
     /// Indices into `hosts`, wave by wave; the first wave is the canary.
     pub waves: Vec<Vec<u32>>,
+    /// What the hosts of each wave have in common, where hosts are grouped: `canary`, `zone=a`, `no zone`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
     pub confirm: Confirm,
     pub bake_s: u32,
     /// Hosts that may fail, in all.

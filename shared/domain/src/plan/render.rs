@@ -180,7 +180,7 @@ pub(super) fn context_in(plan: &Plan, scope: &str) -> Context {
     plan.context.iter().fold(base, |c, (root, value)| c.with(root, value.clone()))
 }
 
-fn host_value(h: &PlanHost, files: bool) -> Value {
+pub(super) fn host_value(h: &PlanHost, files: bool) -> Value {
     let mut out = json!({ "name": h.name, "address": h.address, "labels": h.labels, "values": h.values });
     if files {
         out["files"] = json!(h.files);

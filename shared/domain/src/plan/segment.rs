@@ -87,6 +87,7 @@ fn member_step(t: &PlanTraffic, host: u32, attach: bool, address: &str) -> Optio
             test.iter().for_each(|c| put("test", json!(c)));
             reload.iter().for_each(|c| put("reload", json!(c)));
             port.iter().for_each(|p| put("port", json!(p)));
+            pid.iter().for_each(|p| put("pid", json!(p)));
         }
         Kind::Command { run, .. } => {
             put("kind", json!("command"));

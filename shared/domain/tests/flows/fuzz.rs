@@ -61,7 +61,7 @@ fn has_null(v: &Value) -> bool {
 }
 
 /// What stands in flows, to be put where it does not belong.
-const WORDS: [&str; 48] = [
+const WORDS: [&str; 60] = [
     "flow:",
     "steps:",
     "inputs:",
@@ -76,6 +76,18 @@ const WORDS: [&str; 48] = [
     "to: [a]",
     "waves: 1",
     "on: \"a=b\"",
+    "uses: lb.drain",
+    "uses: lb.attach",
+    "with: { lb: x }",
+    "group_by: zone",
+    "canary: \"a=b\"",
+    "stagger: {every: 1s}",
+    "bake: {for: 5m, probes: [{id: p, uses: http.check}]}",
+    "retry: {max: 3, on: exit}",
+    "patience: {within: 1h}",
+    "required: true",
+    "success: value < 1",
+    "automatic: normal",
     "uses: flow/x",
     "uses: script",
     "with:",
@@ -201,7 +213,8 @@ fn value() -> impl Strategy<Value = Value> {
 fn key() -> impl Strategy<Value = String> {
     let keys = [
         "id", "needs", "if", "to", "default", "name", "until", "max", "every", "uses", "with", "type", "options",
-        "run", "args", "env", "url", "headers", "x",
+        "run", "args", "env", "url", "headers", "x", "for", "probes", "success", "fail", "jitter", "wave", "hosts",
+        "on", "percent", "backoff",
     ];
     prop::sample::select(keys.to_vec()).prop_map(Into::into)
 }
@@ -224,6 +237,13 @@ fn step() -> impl Strategy<Value = Value> {
         "on",
         "exclusive",
         "budget",
+        "group_by",
+        "canary",
+        "stagger",
+        "bake",
+        "retry",
+        "on_timeout",
+        "required",
     ];
     (
         ids(),

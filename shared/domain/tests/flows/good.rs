@@ -1,7 +1,11 @@
 //! Flows that read as they are meant.
 
 use crate::{folder, project, read, yaml_files};
-use windlass_domain::flow::{Flow, GatewayMode, InputKind, Join, StepFailure, StepKind};
+use windlass_domain::{
+    flow::{Flow, GatewayMode, Inconclusive, InputKind, Join, Overdue, StepFailure, StepKind},
+    release::RollbackMode,
+    work::{FailureClass, Stagger},
+};
 
 fn everything() -> Flow {
     let text = std::fs::read_to_string(folder("good").join("everything.yaml")).expect("reads");
@@ -66,6 +70,59 @@ fn every_key_reaches_the_flow() {
     assert_eq!(hook.with["issue"]["count"], 3);
     let StepKind::Central(chat) = &step("tell-a").kind else { panic!("a plugin") };
     assert_eq!(chat.timeout_s, 10);
+}
+
+#[test]
+fn every_key_of_rolling_out_reaches_the_flow() {
+    let text = std::fs::read_to_string(folder("good").join("rolling.yaml")).expect("reads");
+    let f = read(&text).unwrap_or_else(|e| panic!("{e:#?}"));
+    let step = |id: &str| f.steps.iter().find(|s| s.id == id).unwrap_or_else(|| panic!("{id}"));
+    let rollout = |id: &str| match &step(id).kind {
+        StepKind::Rollout(r) => r.clone(),
+        other => panic!("{other:?}"),
+    };
+    let patience = f.patience.expect("patience");
+    assert_eq!((patience.within_s, patience.then), (4 * 3600, Overdue::Rollback));
+
+    let short = step("package").retry.clone().expect("a policy");
+    assert_eq!((short.max, short.backoff_s, short.factor, short.max_backoff_s), (3, 5, 2, 300));
+    assert!(short.on.is_empty() && short.exit_codes.is_empty() && step("package").required);
+    let rate = step("rate");
+    let retry = rate.retry.clone().expect("a policy");
+    assert_eq!(retry.on, [FailureClass::Timeout, FailureClass::Unreachable]);
+    // A pause that is longer than the usual longest is kept.
+    assert_eq!((retry.backoff_s, retry.max_backoff_s, rate.on_timeout), (600, 600, Some(StepFailure::Continue)));
+    let full = step("rollout").retry.clone().expect("a policy");
+    assert_eq!((full.max, full.exit_codes.as_slice()), (5, &[75, 111][..]));
+    assert_eq!((full.backoff_s, full.factor, full.max_backoff_s), (1, 3, 60));
+
+    let r = rollout("rollout");
+    assert_eq!((r.group_by.as_deref(), r.canary.as_deref()), (Some("zone"), Some("canary=yes")));
+    assert_eq!(r.stagger, Some(Stagger { every_s: 5, jitter_s: 10 }));
+    assert_eq!(rollout("side").stagger, Some(Stagger { every_s: 2, jitter_s: 0 }));
+    let b = r.budget;
+    assert_eq!((b.hosts, b.percent, b.wave_hosts, b.wave_percent), (Some(3), Some(10.0), Some(1), Some(50.0)));
+    let probes = r.probes.expect("probes");
+    assert_eq!((r.bake_s, probes.every_s, probes.inconclusive), (300, 20, Inconclusive::Pass));
+    let (first, last) = (&probes.checks[0], &probes.checks[4]);
+    assert_eq!(
+        (first.success.as_deref(), first.fail.as_deref(), first.failures),
+        (Some("value < 1"), Some("value > 5"), 3)
+    );
+    assert_eq!((last.id.as_str(), last.call.timeout_s, last.failures), ("disk", 120, 1));
+    assert_eq!(probes.checks[3].call.timeout_s, 60, "a look is over within a minute");
+    assert_eq!((rollout("side").bake_s, rollout("side").probes), (60, None));
+    let names: Vec<&str> = r.steps.iter().map(|s| s.call.uses.as_str()).collect();
+    let framed = ["lb.drain", "lb.drain", "artifact.fetch", "release.switch", "script", "lb.attach", "lb.attach"];
+    assert_eq!(names, framed);
+    assert!(r.steps[3].required && !r.steps[2].required);
+
+    let (normal, how) = (&f.rollback.normal, &f.rollback.normal_how);
+    assert_eq!((normal.len(), f.rollback.emergency.len(), f.rollback.automatic), (3, 1, Some(RollbackMode::Emergency)));
+    assert_eq!((how.waves.as_ref().map(ToString::to_string).as_deref(), how.parallel), (Some("1 *4"), Some(10)));
+    assert_eq!(how.budget.and_then(|b| b.wave_hosts), Some(2));
+    assert_eq!((&how.values["drain_seconds"], how.values["list"][1].as_str()), (&serde_json::json!(5), Some("b")));
+    assert!(f.rollback.emergency_how.is_default());
 }
 
 /// The language reference shows flows and fragments; those that begin with `flow:` must read.

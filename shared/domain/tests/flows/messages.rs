@@ -6,14 +6,19 @@ use regex::Regex;
 use std::path::Path;
 
 /// What the reader of flows can say, from which function or line on.
-const SOURCES: [(&str, &str); 13] = [
+const SOURCES: [(&str, &str); 18] = [
     ("flow/parse.rs", ""),
     ("flow/parse/call.rs", ""),
     ("flow/parse/gateway.rs", ""),
     ("flow/parse/graph.rs", ""),
     ("flow/parse/inputs.rs", ""),
     ("flow/parse/names.rs", ""),
+    ("flow/parse/policy.rs", ""),
+    ("flow/parse/probes.rs", ""),
+    ("flow/parse/rollback.rs", ""),
+    ("flow/parse/rollout.rs", ""),
     ("flow/parse/step.rs", ""),
+    ("flow/parse/traffic.rs", ""),
     ("flow/actions.rs", "fn resolve("),
     ("expression/types.rs", ""),
     ("expression/limits.rs", "fn check_source"),

@@ -47,7 +47,7 @@ fn table() -> Vec<(String, u32, u32, &'static str)> {
         (central("{id: a}"), 4, 5, "`uses: <action>`"),
         (central("{id: a, uses: wait, with: {for: 1s}, waves: \"1\"}"), 4, 49, "two steps"),
         (central("{id: a, uses: waits, with: {for: 1s}}"), 4, 19, "did you mean `wait`?"),
-        (central("{id: a, uses: lb.drain}"), 4, 19, "no action `lb.drain`"),
+        (central("{id: a, uses: lb.take}"), 4, 19, "no action `lb.take`"),
         (central("{id: a, uses: script, with: {run: x}}"), 4, 19, "runs on hosts"),
         (central("{id: a, uses: wait}"), 4, 19, "needs the parameter `for`"),
         (central("{id: a, uses: wait, with: {for: 5}}"), 4, 37, "`30s`"),

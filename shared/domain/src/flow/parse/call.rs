@@ -3,7 +3,7 @@
 use super::{
     MAX_EXPRESSIONS, MAX_TIMEOUT_S, Reader,
     names::{Code, Position, Use},
-    seconds, truth,
+    seconds, traffic, truth,
 };
 use crate::{
     artifact::is_name,
@@ -56,11 +56,16 @@ impl Reader<'_> {
         let condition = self.condition(&mut f, "if", Position::HostCondition);
         let call = self.call(&mut f, seat);
         let always = f.take("always").is_some_and(|n| truth(n, &f.path_of("always"), self.problems));
+        let required = f.take("required").is_some_and(|n| truth(n, &f.path_of("required"), self.problems));
+        let traffic = call.as_ref().is_some_and(|c| c.uses == traffic::DRAIN || c.uses == traffic::ATTACH);
+        if traffic {
+            self.not_for_traffic(&mut f, call.as_ref().is_some_and(|c| c.uses == traffic::ATTACH));
+        }
         let (place, named) = (id.as_ref().map_or(f.place, |(n, _)| n.place), id.is_some());
         f.finish(self.problems);
         let call = call?;
         let id = id.and_then(|(_, t)| t).unwrap_or_else(|| call.uses.clone());
-        Some(Read { step: HostStep { id, condition, call, always, required: false }, id_place: place, named })
+        Some(Read { step: HostStep { id, condition, call, always, required }, id_place: place, named })
     }
 
     /// An expression that must be true or false, with or without `${{ }}` around it.
@@ -176,7 +181,7 @@ impl Reader<'_> {
         }
     }
 
-    fn call(&mut self, f: &mut Fields<'_>, seat: Seat) -> Option<Call> {
+    pub(super) fn call(&mut self, f: &mut Fields<'_>, seat: Seat) -> Option<Call> {
         let uses = f.take("uses");
         let with = f.take("with");
         let timeout = f.take("timeout").map(|n| (n, seconds(n, &f.path_of("timeout"), MAX_TIMEOUT_S, self.problems)));

@@ -1,17 +1,13 @@
-//! Steps: what every step has, rollouts with their host steps, and rollbacks.
+//! Steps: what every step has.
 
 use super::{
-    Link, LinkKind, MAX_HOST_STEPS, MAX_STEPS, MAX_TIMEOUT_S, Placed, Reader, call, gateway, list,
-    names::{Code, Position, Use},
-    read_name, seconds, whole, word,
+    Link, LinkKind, MAX_STEPS, MAX_TIMEOUT_S, Placed, Reader, gateway, list, names::Position, read_name, seconds,
+    truth, whole, word,
 };
 use crate::{
-    expression::Template,
-    flow::{Budget, Call, Confirm, HostStep, Join, Phase, Repeat, Rollback, Rollout, Step, StepFailure, StepKind},
-    selector::Selector,
+    flow::{Call, Confirm, Join, Phase, Repeat, Step, StepFailure, StepKind},
     yaml::{self, Fields, Node, Value, shorten},
 };
-use std::collections::BTreeSet;
 
 pub(crate) const PHASES: [(&str, Phase); 4] = [
     ("prepare", Phase::Prepare),
@@ -91,6 +87,13 @@ impl Reader<'_> {
                 step.condition = self.condition(&mut f, "if", Position::Condition);
                 step.on_failure = word(&mut f, "on_failure", &FAILURES, self.problems);
                 step.repeat = f.take("repeat").and_then(|n| self.repeat(n, &f.path_of("repeat")));
+                step.required = f.take("required").is_some_and(|n| truth(n, &f.path_of("required"), self.problems));
+                let retry = f.take("retry");
+                step.retry = retry.and_then(|n| self.retry(n, &f.path_of("retry")));
+                step.on_timeout = word(&mut f, "on_timeout", &FAILURES, self.problems);
+                if f.take("uses").and_then(Node::as_text).is_some_and(|u| u.starts_with("flow/")) {
+                    self.not_for_subflows(&mut f);
+                }
                 match form {
                     Form::Rollout => self.rollout(&mut f).map(StepKind::Rollout),
                     _ => self.central(&mut f),
@@ -179,6 +182,20 @@ impl Reader<'_> {
                             remove `on_failure`",
             ),
             ("repeat", "a gateway is not repeated; repeat a step or a subflow"),
+            ("required", "a gateway decides and does nothing that could be left out; remove `required`"),
+            ("retry", "a gateway does not fail, so there is nothing to try again; remove `retry`"),
+            ("on_timeout", "a gateway takes no time; remove `on_timeout`"),
+        ] {
+            if let Some(n) = f.take(key) {
+                self.problems.add(n.place, &f.path_of(key), why);
+            }
+        }
+    }
+
+    fn not_for_subflows(&mut self, f: &mut Fields<'_>) {
+        for (key, why) in [
+            ("retry", "a subflow is not tried again as a whole; write `retry` at its steps, or `repeat` here"),
+            ("on_timeout", "a subflow has no `timeout` of its own; write `on_timeout` at its steps"),
         ] {
             if let Some(n) = f.take(key) {
                 self.problems.add(n.place, &f.path_of(key), why);
@@ -209,131 +226,6 @@ impl Reader<'_> {
         let every = f.take("every").map(|n| seconds(n, &f.path_of("every"), MAX_TIMEOUT_S, self.problems));
         f.finish(self.problems);
         Some(Repeat { until: until?, max: max?, every_s: every.flatten().unwrap_or(DEFAULT_EVERY_S) })
-    }
-
-    fn rollout(&mut self, f: &mut Fields<'_>) -> Option<Rollout> {
-        let waves = match f.take("waves") {
-            None => {
-                let text =
-                    "the key `waves` is missing; write for example `waves: \"1 10% *2\"`, or \"100%\" for all at once";
-                self.problems.add(f.place, &f.path, text);
-                None
-            }
-            Some(n) => match n.as_word().map(|w| w.parse()) {
-                Some(Ok(w)) => Some(w),
-                Some(Err(e)) => {
-                    self.problems.add(n.place, &f.path_of("waves"), format!("{e}"));
-                    None
-                }
-                None => {
-                    let text = format!("must be a wave expression such as \"1 10% *2\", not {}", n.kind());
-                    self.problems.add(n.place, &f.path_of("waves"), text);
-                    None
-                }
-            },
-        };
-        let confirm = word(f, "confirm", &CONFIRMS, self.problems).unwrap_or_default();
-        let bake = f.take("bake").map(|n| seconds(n, &f.path_of("bake"), MAX_TIMEOUT_S, self.problems));
-        let budget = f.take("budget").map(|n| self.budget(n, &f.path_of("budget")));
-        let parallel = f.take("parallel").map(|n| whole(n, &f.path_of("parallel"), 0, MAX_PARALLEL, self.problems));
-        let on = f.take("on").and_then(|n| self.on(n, &f.path_of("on")));
-        let steps = match f.take("steps") {
-            None => {
-                self.problems.add(f.place, &f.path, "the key `steps` is missing: what to do on each host of a wave");
-                None
-            }
-            Some(n) => Some(self.host_steps(n, &f.path_of("steps"), call::Seat::Host)),
-        };
-        Some(Rollout {
-            waves: waves?,
-            confirm,
-            bake_s: bake.flatten().unwrap_or(0),
-            probes: None,
-            group_by: None,
-            canary: None,
-            stagger: None,
-            budget: budget.unwrap_or_default(),
-            parallel: parallel.flatten().unwrap_or(0),
-            on,
-            steps: steps?,
-        })
-    }
-
-    /// A selector, which may hold expressions.
-    fn on(&mut self, n: &Node, path: &str) -> Option<String> {
-        let Some(text) = n.as_text() else {
-            self.problems.add(n.place, path, format!("must be a selector such as \"role=web\", not {}", n.kind()));
-            return None;
-        };
-        let wrong = match Template::compile(&serde_json::json!(text)) {
-            Err(e) => Some(e.to_string()),
-            Ok(t) => match t.fixed().and_then(serde_json::Value::as_str) {
-                Some(fixed) => {
-                    let read = fixed.parse::<Selector>();
-                    read.err().map(|e| format!("is not a selector: {e}; write for example \"role=web, !old\""))
-                }
-                None => {
-                    self.uses.push(Use::new(Code::Template(t), Position::On, n.place, path, self.step.as_deref()));
-                    None
-                }
-            },
-        };
-        match wrong {
-            Some(text) => {
-                self.problems.add(n.place, path, text);
-                None
-            }
-            None => Some(text.into()),
-        }
-    }
-
-    fn budget(&mut self, node: &Node, path: &str) -> Budget {
-        let Some(mut f) = Fields::of(node, path, "a budget", self.problems) else { return Budget::default() };
-        let hosts = f.take("hosts").and_then(|n| whole(n, &f.path_of("hosts"), 0, 1_000_000, self.problems));
-        let percent = f.take("percent").and_then(|n| {
-            let word = n.as_word().unwrap_or_default();
-            let found = word.trim_end_matches('%').parse::<f64>().ok().filter(|p| (0.0..=100.0).contains(p));
-            if found.is_none() {
-                let text = format!("must be a percentage from 0 to 100, not {}", n.kind());
-                self.problems.add(n.place, &f.path_of("percent"), text);
-            }
-            found
-        });
-        f.finish(self.problems);
-        Budget { hosts, percent, ..Budget::default() }
-    }
-
-    fn host_steps(&mut self, node: &Node, path: &str, seat: call::Seat) -> Vec<HostStep> {
-        let Some(items) = list(node, path, MAX_HOST_STEPS, "host steps", self.problems) else { return Vec::new() };
-        let mut ids = BTreeSet::new();
-        let mut steps = Vec::new();
-        for (i, n) in items.iter().enumerate() {
-            let begun = self.uses.len();
-            let Some(mut step) = self.host_step(n, &format!("{path}[{i}]"), seat) else { continue };
-            if step.named && ids.contains(&step.step.id) {
-                let text = format!("the id `{}` is used twice here; give each step its own", shorten(&step.step.id));
-                self.problems.add(step.id_place, &format!("{path}[{i}].id"), text);
-            }
-            step.step.id = call::free_id(&step.step.id, &ids);
-            for u in &mut self.uses[begun..] {
-                u.before.extend(ids.iter().cloned());
-                u.always = step.step.always;
-            }
-            ids.insert(step.step.id.clone());
-            steps.push(step.step);
-        }
-        steps
-    }
-
-    pub(super) fn rollback(&mut self, node: &Node, path: &str) -> Rollback {
-        let Some(mut f) = Fields::of(node, path, "`rollback`", self.problems) else { return Rollback::default() };
-        let mut steps = |f: &mut Fields<'_>, key| {
-            f.take(key).map(|n| self.host_steps(n, &f.path_of(key), call::Seat::Rollback)).unwrap_or_default()
-        };
-        let rollback =
-            Rollback { normal: steps(&mut f, "normal"), emergency: steps(&mut f, "emergency"), ..Rollback::default() };
-        f.finish(self.problems);
-        rollback
     }
 
     /// What the flow gives as a subflow.

@@ -115,10 +115,20 @@ fn every_action_can_be_used_where_it_runs() {
             "notify" => "{message: x}",
             "wait" => "{for: 1s}",
             "ansible.playbook" => "{playbook: x}",
+            "prometheus.query" => "{url: \"http://x\", query: up}",
             _ => "{}",
         };
         let central = format!("flow: f\nsteps: [{{id: a, uses: {}, with: {with}}}]\n", a.name);
-        let host = rollout(&format!("      - {{uses: {}, with: {with}}}\n", a.name));
+        let pair = match a.name {
+            // Each only with the other, and with something between them.
+            "lb.drain" => "      - {uses: artifact.fetch}\n      - {uses: lb.attach}\n",
+            _ => "",
+        };
+        let before = match a.name {
+            "lb.attach" => "      - {uses: lb.drain}\n      - {uses: artifact.fetch}\n",
+            _ => "",
+        };
+        let host = rollout(&format!("{before}      - {{uses: {}, with: {with}}}\n{pair}", a.name));
         assert_eq!(parse(&central).is_ok(), a.central(), "{}", a.name);
         assert_eq!(parse(&host).is_ok(), a.on_host(), "{}", a.name);
     }

@@ -2,7 +2,9 @@
 
 use super::{
     super::{PlanError, PlanStep, PlanStepKind, graph, render},
-    Planner, without_hosts, wrong,
+    Planner,
+    rollout::without_hosts,
+    wrong,
 };
 use crate::{
     expression::Expression,
@@ -93,11 +95,14 @@ impl Planner<'_> {
                 planned.kind = PlanStepKind::Central { action, with, timeout_s };
             }
             StepKind::Rollout(r) if !skipped => {
-                let rollout = self.rollout(&s.id, r)?;
-                if rollout.waves.is_empty() {
-                    let on = r.on.as_deref().unwrap_or_default();
-                    planned.note = Some(format!("no host of the deployment fits `on: {on}`"));
-                }
+                let (rollout, note) = self.rollout(&s.id, r)?;
+                planned.note = match rollout.waves.is_empty() {
+                    true => {
+                        let on = r.on.as_deref().unwrap_or_default();
+                        Some(format!("no host of the deployment fits `on: {on}`"))
+                    }
+                    false => note,
+                };
                 planned.skipped = rollout.steps.is_empty() || rollout.waves.is_empty();
                 if !planned.skipped {
                     planned.kind = PlanStepKind::Rollout(rollout);

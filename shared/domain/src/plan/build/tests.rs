@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    flow,
-    plan::{PlanTree, canonical_json, verify_spec},
+    flow::{self, Confirm},
+    plan::{PlanRollout, PlanTree, canonical_json, verify_spec},
     release::ReleaseKind,
     task::TaskSpec,
 };
@@ -123,6 +123,14 @@ impl World {
     fn plan(&self) -> Plan {
         self.build(None).unwrap_or_else(|e| panic!("{e}"))
     }
+    /// The one rollout of the plan.
+    fn rollout(&self) -> PlanRollout {
+        let rollout = |s: super::super::PlanStep| match s.kind {
+            PlanStepKind::Rollout(r) => Some(r),
+            _ => None,
+        };
+        self.plan().steps.into_iter().find_map(rollout).expect("a rollout")
+    }
     fn error(&self) -> String {
         self.build(None).expect_err("no plan").to_string()
     }
@@ -209,17 +217,23 @@ fn what_a_value_holds_is_never_an_expression() {
 }
 
 #[test]
-fn a_rollback_switches_to_the_given_artifact_canary_first() {
+fn a_rollback_switches_to_the_given_artifact() {
     let w = world(FLOW, 30);
     let p = w.build(Some(RollbackMode::Emergency)).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(p.steps.len(), 1);
     assert_eq!(p.on_failure, OnFailure::Pause);
     let PlanStepKind::Rollout(r) = &p.steps[0].kind else { panic!("rollout") };
-    assert_eq!(r.waves.iter().map(Vec::len).collect::<Vec<_>>(), [1, 4, 16, 9]);
-    assert_eq!(r.max_failures, 0);
+    assert_eq!((r.waves.iter().map(Vec::len).collect::<Vec<_>>(), r.max_failures), (vec![30], 0));
     let s = p.task_spec(crate::plan::ROLLBACK_STEP, 7).expect("spec");
     assert_eq!(with(&s, "release.switch"), json!({"dir": p.artifact.dir, "keep": 3}));
     assert_eq!(with(&s, "service.restart")["unit"], "shop@web-7");
+    let both = FLOW.replace(
+        "  emergency: [",
+        "  normal: [ { uses: release.switch, with: { to: last_known_good } } ]\n  emergency: [",
+    );
+    let normal = world(&both, 30).build(Some(RollbackMode::Normal)).unwrap_or_else(|e| panic!("{e}"));
+    let PlanStepKind::Rollout(r) = &normal.steps[0].kind else { panic!("rollout") };
+    assert_eq!(r.waves.iter().map(Vec::len).collect::<Vec<_>>(), [1, 4, 16, 9], "a normal one shows on one host first");
     let e = w.build(Some(RollbackMode::Normal)).expect_err("none").to_string();
     assert!(e.contains("`normal:`") || e.contains("`normal`"), "{e}");
 }
@@ -256,19 +270,6 @@ fn what_does_not_fit_is_named() {
     assert!(world(some, 2).error().contains("on host `web-1` the conditions leave out every step"));
     let waves = "flow: f\nsteps: [{id: r, waves: 1, steps: [{uses: artifact.fetch}]}]\n";
     assert!(world(waves, 501).error().contains("500 waves"));
-}
-
-#[test]
-fn failure_budgets() {
-    let b = |hosts, percent| max_failures(&Budget { wave_hosts: None, wave_percent: None, hosts, percent }, 127);
-    assert_eq!(b(None, None), 0);
-    assert_eq!(b(Some(5), None), 5);
-    assert_eq!(b(None, Some(5.0)), 6);
-    assert_eq!(b(Some(2), Some(5.0)), 2);
-    assert_eq!(b(Some(9), Some(5.0)), 6);
-    assert_eq!(b(None, Some(100.0)), 127);
-    // 7 % of 100 is 7, whatever binary fractions make of it.
-    assert_eq!(max_failures(&Budget { wave_hosts: None, wave_percent: None, hosts: None, percent: Some(7.0) }, 100), 7);
 }
 
 /// Every value of the JSON text with one leaf changed, or an element more or less in a list.
@@ -405,7 +406,10 @@ fn each_spec_is_proven_and_no_other_is() {
 
 mod graph;
 mod references;
+mod rollback;
+mod traffic;
 mod values;
+mod waves;
 
 const PLUGINS: &str = r#"
 flow: web

@@ -78,7 +78,9 @@ fn a_rollout_goes_to_the_hosts_that_on_picks() {
         flow.replace("steps:\n  - id", "inputs:\n  where: { type: host_selector, optional: true }\nsteps:\n  - id");
     let mut w = world(&flow, 4);
     let waves = |w: &World| match &w.plan().steps[0] {
-        PlanStep { kind: PlanStepKind::Rollout(r), skipped, note, .. } => (r.waves.clone(), *skipped, note.clone()),
+        crate::plan::PlanStep { kind: PlanStepKind::Rollout(r), skipped, note, .. } => {
+            (r.waves.clone(), *skipped, note.clone())
+        }
         other => panic!("{other:?}"),
     };
     assert_eq!(waves(&w).0, [vec![0], vec![1, 2], vec![3]], "not given: every host");
