@@ -39,6 +39,7 @@ impl PlanFacts {
             retry: s.retry.clone(),
             on_timeout: s.on_timeout,
             phase: s.phase,
+            class: None,
             tries: Tries::default(),
             forced: None,
             left_out: s.skipped,

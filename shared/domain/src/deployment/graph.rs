@@ -128,11 +128,21 @@ impl Graph {
 }
 
 impl Deployment {
-    /// What a failure of the step leads to: what it says itself, or the subflow it stands in, or the flow.
+    /// What a failure of the step leads to: what it says itself, or the subflow it stands in, or the flow. Of each, what it
+    /// says about timeouts comes first where one was what the step failed by.
+    /// Where a person took the deployment up again, failures wait for a person.
     pub(super) fn on_failure_of(&self, i: usize) -> StepFailure {
+        match self.said_of_failure(i) {
+            StepFailure::Stop | StepFailure::Rollback if self.run > 1 => StepFailure::Pause,
+            said => said,
+        }
+    }
+
+    fn said_of_failure(&self, i: usize) -> StepFailure {
         let mut step = &self.steps[i];
+        let timeout = step.class == Some(crate::work::FailureClass::Timeout);
         loop {
-            if let Some(f) = step.on_failure {
+            if let Some(f) = step.on_timeout.filter(|_| timeout).or(step.on_failure) {
                 return f;
             }
             let scope = step.scope();

@@ -87,6 +87,7 @@ impl Step<'_> {
             r.next_at = None;
         }
         step.reason = None;
+        step.tries = Tries::default();
         step.outputs.clear();
         match &mut step.kind {
             StepRunKind::Rollout(r) => r.reset(),
@@ -139,6 +140,7 @@ impl StepRun {
         self.state = if self.left_out { StepState::Skipped } else { StepState::Waiting };
         self.reached = false;
         (self.asks, self.chosen, self.reason) = (None, None, None);
+        (self.class, self.forced, self.tries) = (None, None, Tries::default());
         self.outputs.clear();
         if let Some(r) = &mut self.repeat {
             (r.runs, r.next_at) = (0, None);
@@ -160,6 +162,7 @@ impl StepRun {
         }
         self.state = StepState::Waiting;
         self.reason = None;
+        self.tries = Tries::default();
         if let Some(r) = self.repeat.as_mut().filter(|r| r.runs >= r.max) {
             r.runs = 0;
         }
@@ -168,8 +171,9 @@ impl StepRun {
             w.state = WaveState::Waiting;
             for h in &mut w.hosts {
                 if matches!(h.state, HostState::Failed | HostState::HandStopped | HostState::NotStarted) {
-                    h.start_at = h.failed_step.unwrap_or(0);
+                    h.start_at = h.resume_at();
                     h.state = HostState::Waiting;
+                    h.retried = 0;
                 }
             }
         }
@@ -182,7 +186,8 @@ impl RolloutRun {
         for w in &mut self.waves {
             w.state = match w.state {
                 WaveState::Waiting | WaveState::Running => WaveState::Stopped,
-                WaveState::Confirming | WaveState::Baking { .. } => WaveState::Succeeded,
+                WaveState::Confirming | WaveState::Baking { .. } | WaveState::Probing { .. } => WaveState::Succeeded,
+                WaveState::Retrying { .. } => WaveState::Failed,
                 over => over,
             };
             for h in w.hosts.iter_mut().filter(|h| h.state == HostState::Waiting) {
@@ -192,12 +197,14 @@ impl RolloutRun {
         }
     }
 
-    /// All hosts from the start, but for those a person took out.
+    /// All hosts from the start, but for those a person took out, and those that may still be running.
     fn reset(&mut self) {
         for w in &mut self.waves {
-            (w.state, w.work) = (WaveState::Waiting, None);
-            for h in w.hosts.iter_mut().filter(|h| h.state != HostState::Excluded) {
+            w.keep_earlier();
+            (w.state, w.work, w.probe) = (WaveState::Waiting, None, None);
+            for h in w.hosts.iter_mut().filter(|h| !matches!(h.state, HostState::Excluded | HostState::Unknown)) {
                 (h.state, h.start_at, h.failed_step, h.reason) = (HostState::Waiting, 0, None, None);
+                (h.failed_id, h.class, h.exit_code, h.by, h.retried) = (None, None, None, None, 0);
                 h.outputs.clear();
             }
         }

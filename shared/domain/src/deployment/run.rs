@@ -2,12 +2,14 @@
 
 use super::{
     graph::{Graph, Turn},
+    probing::Looked,
     transition::Step,
     *,
 };
 use crate::flow::StepFailure;
-use crate::work::{CentralWork, WaveHost, WaveWork};
+use crate::work::{CentralWork, FailureClass, WaveHost, WaveWork};
 use serde_json::json;
+use std::collections::HashMap;
 
 impl Step<'_> {
     /// Starts all that can start; finds out whether the deployment is over, and whether it stands still.
@@ -38,6 +40,7 @@ impl Step<'_> {
         let step = &self.d.steps[i];
         match step.state {
             StepState::Waiting if step.asks.is_some() => false,
+            StepState::Waiting if step.tries.next_at.is_some() => self.try_again(i),
             StepState::Waiting | StepState::Skipped if !(step.state == StepState::Skipped && step.reached) => {
                 let turn = graph.turn(&self.d, i);
                 self.turn_came(graph, i, turn)
@@ -140,10 +143,24 @@ impl Step<'_> {
         }
     }
 
+    /// A central step that failed, when its next try is due: the same run of it goes on, so nothing is decided anew.
+    fn try_again(&mut self, i: usize) -> bool {
+        if self.d.steps[i].tries.next_at.is_none_or(|at| at > self.now) || !self.d.may_start() {
+            return false;
+        }
+        match self.d.outputs_for(i) {
+            Ok(outputs) => self.start_central(i, outputs),
+            Err(why) => self.step_failed(i, None, &why),
+        }
+        true
+    }
+
     fn start_central(&mut self, i: usize, outputs: serde_json::Map<String, serde_json::Value>) {
         let id = (self.mint)();
         let step = &mut self.d.steps[i];
         step.outputs.clear();
+        step.class = None;
+        step.tries.next_at = None;
         let StepRunKind::Central { attempt, work, reason, .. } = &mut step.kind else { return };
         *attempt += 1;
         *reason = None;
@@ -196,6 +213,8 @@ impl Step<'_> {
             match r.waves[w].state {
                 WaveState::Baking { until } if until <= now => r.waves[w].state = WaveState::Succeeded,
                 WaveState::Waiting if may_start => self.start_wave(i, w),
+                WaveState::Retrying { at } if at <= now && may_start => self.retry_hosts(i, w),
+                WaveState::Probing { .. } if may_start && r.waves[w].probe.is_none() => self.start_probes(i, w),
                 _ => return,
             }
             let StepRunKind::Rollout(r) = &self.d.steps[i].kind else { return };
@@ -208,21 +227,29 @@ impl Step<'_> {
     /// Hands the hosts of a wave that are still to run to the executors; a wave without such hosts is done.
     pub(super) fn start_wave(&mut self, i: usize, w: usize) {
         let step_id = self.d.steps[i].id.clone();
-        let again = self.d.steps[i].repeat.is_some() || self.d.is_repeated(i);
+        let repeats = self.d.steps[i].repeat.is_some() || self.d.is_repeated(i);
         // Measured when the step began; outputs of steps before it do not change meanwhile.
         let outputs = self.d.outputs_for(i).unwrap_or_default();
+        self.d.steps[i].class = None;
         let StepRunKind::Rollout(r) = &mut self.d.steps[i].kind else { return };
         // What failed before (and was not ignored or excluded) has used up its part of the budget; what is retried has not.
-        let borne = r.waves.iter().flat_map(|w| &w.hosts).filter(|h| h.state.is_failure()).count() as u32;
-        let (parallel, max_failures) = (r.parallel, r.max_failures.saturating_sub(borne));
-        let stagger = r.stagger;
+        let borne = |w: &WaveRun| w.hosts.iter().filter(|h| h.state.is_failure()).count() as u32;
+        let left = r.max_failures.saturating_sub(r.waves.iter().map(borne).sum());
+        let left_here = r.waves[w].max_failures.map(|m| m.saturating_sub(borne(&r.waves[w])));
+        let max_failures = left_here.map_or(left, |l| l.min(left));
+        // With the budget overdrawn by others, what a person or the policy tries again runs, and nothing besides.
+        let overdrawn = r.is_over_budget(w, |_| false);
+        let (parallel, stagger) = (r.parallel, r.stagger);
         let wave = &mut r.waves[w];
+        wave.keep_earlier();
+        wave.probe = None;
+        let again = repeats || wave.again;
         let mut hosts = Vec::new();
         for h in &mut wave.hosts {
-            if matches!(h.state, HostState::Waiting | HostState::AutoStopped) {
+            if h.state == HostState::Waiting || h.state == HostState::AutoStopped && !overdrawn {
                 h.attempt += 1;
                 h.state = HostState::Running;
-                h.failed_step = None;
+                (h.failed_step, h.failed_id, h.class, h.exit_code) = (None, None, None, None);
                 h.reason = None;
                 hosts.push(WaveHost { host: h.host.clone(), attempt: h.attempt, start_at: h.start_at });
             }
@@ -253,62 +280,87 @@ impl Step<'_> {
 
     pub(super) fn work_settled(&mut self, work: WorkId, result: WorkResult) -> Result<(), Refusal> {
         let unfit = || Refusal::NothingToDo("this result belongs to no open work of the deployment".into());
-        for i in 0..self.d.steps.len() {
-            let state = self.d.steps[i].state;
-            match (&mut self.d.steps[i].kind, &result) {
-                (
-                    StepRunKind::Central { work: w, reason, .. },
-                    WorkResult::Central { succeeded, reason: why, output, .. },
-                ) if *w == Some(work) => {
-                    if state != StepState::Running {
-                        return Err(unfit());
-                    }
-                    reason.clone_from(why);
-                    if let serde_json::Value::Object(o) = output {
-                        self.d.steps[i].outputs.clone_from(o);
-                    }
-                    if *succeeded {
-                        self.run_ended_well(i, Some(output));
-                    } else {
-                        let payload = json!({ "step": self.d.steps[i].id, "reason": why, "output": output });
-                        self.event("step.failed", Severity::Info, payload);
-                        self.d.steps[i].state = StepState::Failed;
-                        if self.d.state != State::Aborting {
-                            let why = why.clone().unwrap_or_else(|| "the step failed".into());
-                            self.step_failed(i, None, &why);
-                        }
-                    }
-                    return Ok(());
+        let i = (0..self.d.steps.len()).find(|i| self.d.steps[*i].has_work(work)).ok_or_else(unfit)?;
+        let StepRunKind::Rollout(r) = &self.d.steps[i].kind else {
+            return match result {
+                WorkResult::Central { succeeded, reason, output, class } => {
+                    self.central_settled(i, succeeded, reason, &output, class)
                 }
-                (StepRunKind::Rollout(r), WorkResult::Wave { hosts }) => {
-                    if let Some(w) = r.waves.iter().position(|w| w.work == Some(work)) {
-                        return self.wave_settled(i, w, hosts);
-                    }
-                }
-                _ => {}
+                WorkResult::Wave { .. } | WorkResult::Probe { .. } => Err(unfit()),
+            };
+        };
+        match result {
+            WorkResult::Wave { hosts } => {
+                let w = r.waves.iter().position(|w| w.work == Some(work) || w.earlier.contains(&work));
+                self.wave_settled(i, w.ok_or_else(unfit)?, work, &hosts)
             }
+            WorkResult::Probe { verdict, probes, reason } => {
+                let w = r.waves.iter().position(|w| w.probe_work() == Some(work)).ok_or_else(unfit)?;
+                self.probes_settled(i, w, Looked { verdict, probes, reason })
+            }
+            WorkResult::Central { .. } => Err(unfit()),
         }
-        Err(unfit())
     }
 
-    fn wave_settled(&mut self, i: usize, w: usize, results: &[HostResult]) -> Result<(), Refusal> {
+    fn central_settled(
+        &mut self,
+        i: usize,
+        succeeded: bool,
+        why: Option<String>,
+        output: &serde_json::Value,
+        class: Option<FailureClass>,
+    ) -> Result<(), Refusal> {
+        let step = &mut self.d.steps[i];
+        let StepRunKind::Central { reason, .. } = &mut step.kind else {
+            return Err(Refusal::Invalid("not a central step".into()));
+        };
+        if step.state != StepState::Running {
+            return Err(Refusal::NothingToDo("this work of the deployment is settled already".into()));
+        }
+        reason.clone_from(&why);
+        if let serde_json::Value::Object(o) = output {
+            step.outputs.clone_from(o);
+        }
+        if succeeded {
+            self.run_ended_well(i, Some(output));
+            return Ok(());
+        }
+        // Executors before there were classes told only that it had failed.
+        let class = class.unwrap_or(FailureClass::Exit);
+        step.class = Some(class);
+        let payload = json!({ "step": step.id, "reason": why, "output": output, "class": class });
+        self.event("step.failed", Severity::Info, payload);
+        if self.retries_central(i, class, why.as_deref()) {
+            return Ok(());
+        }
+        self.d.steps[i].state = StepState::Failed;
+        if self.d.state != State::Aborting {
+            let why = why.unwrap_or_else(|| "the step failed".into());
+            self.step_failed(i, None, &why);
+        }
+        Ok(())
+    }
+
+    fn wave_settled(&mut self, i: usize, w: usize, work: WorkId, results: &[HostResult]) -> Result<(), Refusal> {
         let StepRunKind::Rollout(r) = &mut self.d.steps[i].kind else {
             return Err(Refusal::Invalid("not a rollout".into()));
         };
         let wave = &mut r.waves[w];
-        let first = wave.state == WaveState::Running;
+        let first = wave.state == WaveState::Running && wave.work == Some(work);
+        let at: HashMap<&str, usize> = results.iter().enumerate().map(|(n, r)| (r.host.as_str(), n)).collect();
         let mut changed = false;
         let mut gave = Vec::new();
-        for res in results {
-            for h in wave.hosts.iter_mut().filter(|h| h.host == res.host && h.attempt == res.attempt) {
-                // A later settling may only say what became of a host that was unknown.
-                if h.state == HostState::Running || h.state == HostState::Unknown {
-                    let before = h.state;
-                    h.take(res);
-                    changed |= before != h.state;
-                    if h.state == HostState::Succeeded {
-                        gave.push(std::mem::take(&mut h.outputs));
-                    }
+        for h in &mut wave.hosts {
+            let Some(res) = at.get(h.host.as_str()).map(|n| &results[*n]).filter(|r| r.attempt == h.attempt) else {
+                continue;
+            };
+            // A later settling may only say what became of a host that was unknown.
+            if h.state == HostState::Running || h.state == HostState::Unknown {
+                let before = h.state;
+                h.take(res);
+                changed |= before != h.state;
+                if h.state == HostState::Succeeded {
+                    gave.push(std::mem::take(&mut h.outputs));
                 }
             }
         }
@@ -316,11 +368,13 @@ impl Step<'_> {
             // An executor settles all hosts it was given; one it says nothing about is not known.
             for h in wave.hosts.iter_mut().filter(|h| h.state == HostState::Running) {
                 h.state = HostState::Unknown;
+                h.class = Some(FailureClass::Unknown);
                 h.reason = Some("the executor's result does not mention this host".into());
             }
         } else if !changed {
             return Err(Refusal::NothingToDo("nothing new in this result".into()));
         }
+        wave.forget_earlier();
         let was_failed = wave.state == WaveState::Failed;
         gave.iter().for_each(|g| self.d.steps[i].merge_outputs(g));
         // A failure that was borne stands: what an unknown host says later changes its state alone.
@@ -341,19 +395,28 @@ impl Step<'_> {
 
     /// Judges a wave none of whose hosts runs any more.
     pub(super) fn wave_ended(&mut self, i: usize, w: usize) {
-        let now = self.now;
+        let StepRunKind::Rollout(r) = &self.d.steps[i].kind else { return };
+        // What its hosts do now, or are said to have done, does not make its probes well.
+        if r.waves[w].failed_by_probes() {
+            return;
+        }
+        let again = r.waves[w].state == WaveState::Failed;
+        if !again && self.retries_hosts(i, w) {
+            return;
+        }
         let step = self.d.steps[i].id.clone();
         let StepRunKind::Rollout(r) = &mut self.d.steps[i].kind else { return };
-        let failures = r.waves.iter().flat_map(|w| &w.hosts).filter(|h| h.state.is_failure()).count() as u32;
         let hosts = &r.waves[w].hosts;
         let stopped = hosts.iter().any(|h| h.state == HostState::AutoStopped);
-        let failed: Vec<String> = hosts.iter().filter(|h| h.state.is_failure()).map(|h| h.host.clone()).collect();
+        let failing = || hosts.iter().filter(|h| h.state.is_failure());
+        let failed: Vec<String> = failing().map(|h| h.host.clone()).collect();
         let last = w + 1 == r.waves.len();
-        if failures > r.max_failures || stopped && !failed.is_empty() {
-            let again = r.waves[w].state == WaveState::Failed;
+        if r.is_over_budget(w, |_| false) || stopped && !failed.is_empty() {
+            let timeouts = !failed.is_empty() && failing().all(|h| h.class == Some(FailureClass::Timeout));
+            let why = hosts.iter().find_map(|h| h.reason.clone()).unwrap_or_default();
             r.waves[w].state = WaveState::Failed;
             if !again {
-                let why = r.waves[w].hosts.iter().find_map(|h| h.reason.clone()).unwrap_or_default();
+                self.d.steps[i].class = timeouts.then_some(FailureClass::Timeout);
                 self.event("wave.failed", Severity::Info, json!({ "step": step, "wave": w, "failed": failed }));
                 self.step_failed(i, Some((w, failed)), &why);
             }
@@ -364,22 +427,20 @@ impl Step<'_> {
             r.waves[w].state = WaveState::Waiting;
             return;
         }
+        r.waves[w].again = false;
         let confirm = match r.confirm {
             Confirm::None => false,
             Confirm::First => w == 0 && !last,
             Confirm::Each => !last,
         };
-        r.waves[w].state = if confirm {
-            WaveState::Confirming
-        } else if r.bake_s > 0 && !last {
-            WaveState::Baking { until: now + std::time::Duration::from_secs(r.bake_s.into()) }
-        } else {
-            WaveState::Succeeded
-        };
-        let state = r.waves[w].state;
         let payload = json!({ "step": step, "wave": w, "failed": failed });
+        if confirm {
+            r.waves[w].state = WaveState::Confirming;
+        } else {
+            self.bake(i, w);
+        }
         self.event("wave.succeeded", Severity::Info, payload.clone());
-        if state == WaveState::Confirming {
+        if confirm {
             self.event("deployment.awaiting_confirmation", Severity::Action, payload);
         }
     }
@@ -389,6 +450,7 @@ impl Step<'_> {
         let policy = self.d.on_failure_of(i);
         let of_wave = wave.is_some();
         let (w, hosts) = wave.map_or((None, vec![]), |(w, h)| (Some(w), h));
+        let no_hosts = hosts.is_empty();
         let step = &mut self.d.steps[i];
         let payload = json!({ "step": step.id, "wave": w, "failed": hosts, "reason": why });
         // A failed wave leaves its rollout running: its hosts can be retried one by one.
@@ -402,7 +464,11 @@ impl Step<'_> {
         match policy {
             StepFailure::Pause => {
                 let mut payload = payload;
-                payload["verbs"] = json!(["retry", "skip", "ignore", "exclude", "abort", "rollback"]);
+                payload["verbs"] = match of_wave && no_hosts {
+                    // Its probes failed: no host did.
+                    true => json!(["retry", "ignore", "abort", "rollback"]),
+                    false => json!(["retry", "skip", "ignore", "exclude", "abort", "rollback"]),
+                };
                 self.event("deployment.needs_intervention", Severity::Alert, payload);
             }
             StepFailure::Continue => {
@@ -414,7 +480,10 @@ impl Step<'_> {
                 self.event("step.failure_borne", Severity::Notice, payload);
             }
             // `judge` ends it when nothing is in flight any more.
-            StepFailure::Stop | StepFailure::Rollback => self.event("deployment.stopping", Severity::Info, payload),
+            StepFailure::Stop | StepFailure::Rollback => {
+                self.event("deployment.stopping", Severity::Info, payload);
+                self.end_probes();
+            }
         }
     }
 
@@ -450,8 +519,40 @@ impl Step<'_> {
     fn end_failed(&mut self, reason: &str, back: bool) {
         self.end(State::Failed, "windlass", reason);
         if back && self.d.kind != ReleaseKind::Rollback {
-            let (mode, by) = (RollbackMode::Normal, "windlass".to_owned());
+            let (mode, by) = (self.d.automatic.unwrap_or(RollbackMode::Normal), "windlass".to_owned());
             self.effects.push(Effect::RequestRollback { mode, id: None, by });
+        }
+    }
+}
+
+impl StepRun {
+    /// The work is one of this step whose result would be listened to.
+    fn has_work(&self, work: WorkId) -> bool {
+        match &self.kind {
+            StepRunKind::Central { work: w, .. } => *w == Some(work),
+            StepRunKind::Rollout(r) => r.waves.iter().any(|w| {
+                w.work == Some(work) || w.probe.as_ref().is_some_and(|p| p.work == work) || w.earlier.contains(&work)
+            }),
+            StepRunKind::Gateway(_) | StepRunKind::Enter { .. } | StepRunKind::Leave { .. } => false,
+        }
+    }
+}
+
+impl WaveRun {
+    /// Before its hosts run again: what a host that went silent did is still told under the work it was given by.
+    pub(super) fn keep_earlier(&mut self) {
+        let silent = self.hosts.iter().any(|h| h.state == HostState::Unknown);
+        match self.work.take() {
+            _ if !silent => self.earlier.clear(),
+            Some(w) if !self.earlier.contains(&w) => self.earlier.push(w),
+            _ => {}
+        }
+    }
+
+    /// Nobody is silent any more.
+    fn forget_earlier(&mut self) {
+        if self.hosts.iter().all(|h| h.state != HostState::Unknown) {
+            self.earlier.clear();
         }
     }
 }

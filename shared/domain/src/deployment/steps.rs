@@ -30,6 +30,9 @@ pub struct StepRun {
     pub on_timeout: Option<StepFailure>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<crate::flow::Phase>,
+    /// What kind of failure it failed with: of a wave, where all its failed hosts have the same. Timeouts lead to `on_timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<crate::work::FailureClass>,
     /// How the policy's retries of a central step stand.
     #[serde(default, skip_serializing_if = "Tries::is_none")]
     pub tries: Tries,
@@ -183,7 +186,14 @@ pub struct WaveRun {
     /// Hosts of this wave that may fail, where that is limited too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<u32>,
-    /// The work that looks at its probes, and what the last look said.
+    /// Earlier works of it that hosts went silent in: what becomes known of these hosts comes with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<WorkId>,
+    /// Works that looked at its probes, in all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub probes_made: u32,
+    /// The work that looks at its probes, and what the last look said. None while the wave has yet to be looked at: hosts
+    /// that run anew make what was seen before worthless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeRun>,
     /// It is done again as a whole: hosts run again after a success.
@@ -194,7 +204,21 @@ pub struct WaveRun {
 
 impl WaveRun {
     pub fn waiting(hosts: Vec<HostRun>) -> WaveRun {
-        WaveRun { state: WaveState::Waiting, work: None, max_failures: None, probe: None, again: false, hosts }
+        WaveRun {
+            state: WaveState::Waiting,
+            work: None,
+            max_failures: None,
+            earlier: Vec::new(),
+            probes_made: 0,
+            probe: None,
+            again: false,
+            hosts,
+        }
+    }
+
+    /// Its hosts are well enough, and its probes are why it failed.
+    pub fn failed_by_probes(&self) -> bool {
+        self.state == WaveState::Failed && self.probe.as_ref().is_some_and(|p| p.verdict.is_some())
     }
 }
 
@@ -249,8 +273,11 @@ pub struct HostRun {
     pub failed_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<crate::work::FailureClass>,
+    /// Of the program that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
     pub reason: Option<String>,
-    /// Retries that the policy made of it.
+    /// Retries that the policy made of it since a person last did.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub retried: u32,
     /// A person stopped it, or said how it came out.
@@ -338,6 +365,7 @@ impl StepRun {
             retry: None,
             on_timeout: None,
             phase: None,
+            class: None,
             tries: Tries::default(),
             forced: None,
             left_out: false,
@@ -364,12 +392,18 @@ impl HostRun {
             failed_step: None,
             failed_id: None,
             class: None,
+            exit_code: None,
             reason: None,
             retried: 0,
             by: None,
             steps: 0,
             outputs: serde_json::Map::new(),
         }
+    }
+
+    /// The step its next attempt starts at: the one that failed; where none is known to have, the one this attempt started at.
+    pub(super) fn resume_at(&self) -> u32 {
+        self.failed_step.unwrap_or(self.start_at)
     }
 
     pub(super) fn take(&mut self, r: &HostResult) {
@@ -381,9 +415,14 @@ impl HostRun {
             Outcome::NotStarted => HostState::NotStarted,
             Outcome::Unknown => HostState::Unknown,
         };
+        // Who stopped it has to do with its end only where it did not come to its own.
+        if matches!(self.state, HostState::Succeeded | HostState::Failed | HostState::AutoStopped) {
+            self.by = None;
+        }
         self.failed_step = r.failed_step;
         self.failed_id.clone_from(&r.failed_id);
         self.class = r.class;
+        self.exit_code = r.exit_code;
         self.reason.clone_from(&r.reason);
         self.outputs.extend(r.outputs.clone());
     }
