@@ -22,7 +22,9 @@ impl Step<'_> {
             return Err(Refusal::NothingToDo(format!("step {step} does not run")));
         }
         if s.forced.is_some() {
-            return Err(Refusal::NothingToDo(format!("step {step} was called failed already: its work is being stopped")));
+            return Err(Refusal::NothingToDo(format!(
+                "step {step} was called failed already: its work is being stopped"
+            )));
         }
         s.forced = Some(By { who: by.into(), reason: reason.into(), at: self.now });
         let payload = json!({ "by": by, "verb": "fail", "step": step, "reason": reason });
@@ -51,7 +53,9 @@ impl Step<'_> {
     /// What the work of a step says that a person called failed does not count any more.
     pub(super) fn forced_result(&self, work: WorkId, result: WorkResult) -> WorkResult {
         let forced = self.d.steps.iter().find_map(|s| match &s.kind {
-            StepRunKind::Central { work: Some(w), .. } if *w == work && s.state == StepState::Running => s.forced.as_ref(),
+            StepRunKind::Central { work: Some(w), .. } if *w == work && s.state == StepState::Running => {
+                s.forced.as_ref()
+            }
             _ => None,
         });
         match (forced, result) {

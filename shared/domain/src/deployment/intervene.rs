@@ -188,13 +188,10 @@ impl Step<'_> {
             }
             return Ok(());
         }
-        if wave.failed_by_probes() {
-            if scope.hosts.is_empty() {
-                touched.push(format!("{}#{w}", step.id));
-                self.probe_again(i, w);
-            } else {
-                left.idle.push(format!("the probes of wave {} failed, not its hosts", w + 1));
-            }
+        // Hosts that failed within the budget run again only where they are named: it was not for them that the wave failed.
+        if wave.failed_by_probes() && scope.hosts.is_empty() {
+            touched.push(format!("{}#{w}", step.id));
+            self.probe_again(i, w);
             return Ok(());
         }
         let mut any = false;
@@ -237,7 +234,7 @@ impl Step<'_> {
             let StepRunKind::Rollout(r) = &mut self.d.steps[i].kind else { continue };
             let all = r.host_steps;
             for (w, wave) in r.waves.iter_mut().enumerate().filter(|(_, w)| w.state == WaveState::Failed) {
-                if wave.failed_by_probes() {
+                if wave.failed_by_probes() && only.is_empty() {
                     left.idle.push(format!("the probes of wave {} failed: retry or ignore them", w + 1));
                     continue;
                 }
@@ -427,7 +424,9 @@ impl Step<'_> {
         }
         let idle: Vec<&str> = only.iter().filter(|h| !running.contains(*h)).map(String::as_str).collect();
         if let Some(h) = silent.iter().find(|h| !running.contains(*h)) {
-            return Err(Refusal::Unsettled(format!("{h} is unknown: nobody can reach it; override it, or wait for it")));
+            return Err(Refusal::Unsettled(format!(
+                "{h} is unknown: nobody can reach it; override it, or wait for it"
+            )));
         }
         if !idle.is_empty() {
             return Err(Refusal::NothingToDo(format!("{} does not run: name hosts that do", idle.join(", "))));

@@ -33,9 +33,7 @@ impl Step<'_> {
             let host = |h: &HostRun| h.state.is_failure() && scope.has_host(&h.host);
             match &s.kind {
                 _ if !within || !matches!(s.state, StepState::Failed | StepState::Stopped) => false,
-                StepRunKind::Rollout(r) if !scope.hosts.is_empty() => {
-                    r.waves.iter().flat_map(|w| &w.hosts).any(host)
-                }
+                StepRunKind::Rollout(r) if !scope.hosts.is_empty() => r.waves.iter().flat_map(|w| &w.hosts).any(host),
                 _ => scope.hosts.is_empty(),
             }
         };
@@ -65,9 +63,7 @@ impl Step<'_> {
         let Some(scope) = self.d.resume.take() else { return };
         let graph = Graph::of(&self.d.steps);
         // What `any` or `done` went on from has had its effect: it is not run again.
-        let borne = |i: usize| {
-            self.d.on_failure_of(i) == StepFailure::Continue && graph.is_joined_over(&self.d, i)
-        };
+        let borne = |i: usize| self.d.on_failure_of(i) == StepFailure::Continue && graph.is_joined_over(&self.d, i);
         let open: Vec<usize> = (0..self.d.steps.len())
             .filter(|i| matches!(self.d.steps[*i].state, StepState::Failed | StepState::Stopped))
             .filter(|i| self.d.steps[*i].state == StepState::Stopped || !borne(*i))
@@ -130,11 +126,12 @@ impl RolloutRun {
                         h.state = HostState::Waiting;
                         h.reason = None;
                     }
-                    // A wave that bore them keeps them; one that its probes failed did too.
-                    HostState::Failed | HostState::HandStopped | HostState::NotStarted if failed && !by_probes => {
-                        if named && scope.has_host(&h.host) {
+                    // A wave that bore them keeps them; one that failed by its probes did too.
+                    HostState::Failed | HostState::HandStopped | HostState::NotStarted if failed => {
+                        let meant = if by_probes { !scope.hosts.is_empty() } else { true };
+                        if named && meant && scope.has_host(&h.host) {
                             h.goes_on_at(h.resume_at());
-                        } else {
+                        } else if !by_probes {
                             waits_for_person = true;
                         }
                     }

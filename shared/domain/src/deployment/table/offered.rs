@@ -4,7 +4,9 @@
 use super::{Answer, Verb, answer};
 use crate::{
     approval::{self, Decision},
-    deployment::{Deployment, HostRun, HostState, RolloutRun, State, StepRun, StepRunKind, StepState, WaveRun, WaveState},
+    deployment::{
+        Deployment, HostRun, HostState, RolloutRun, State, StepRun, StepRunKind, StepState, WaveRun, WaveState,
+    },
     release::ReleaseKind,
 };
 use std::collections::BTreeSet;
@@ -91,8 +93,8 @@ impl Deployment {
     /// Skip (`past`) or ignore.
     fn can_pass(&self, past: bool) -> bool {
         let fits = |h: &HostRun| is_mendable(h) && !(past && h.state == HostState::NotStarted);
-        let whole = self.failed_wholly().next().is_some()
-            || self.failed_waves().any(|(_, _, w)| !past && w.failed_by_probes());
+        let whole =
+            self.failed_wholly().next().is_some() || self.failed_waves().any(|(_, _, w)| !past && w.failed_by_probes());
         let hosts = self.failed_waves().any(|(s, r, w)| {
             let probes = past && w.failed_by_probes();
             !probes && w.hosts.iter().any(|h| fits(h) && r.undone_by(s, h, past).is_none())

@@ -177,7 +177,9 @@ pub const fn host(state: HostState, verb: Verb) -> Does<HostState> {
             Becomes(&[Running, Waiting, Succeeded], "succeeded when it was the last step")
         }
         (Verb::Skip, NotStarted) => idle("it never started: there is no step to skip"),
-        (Verb::Ignore, Failed | HandStopped | NotStarted) => Becomes(&[Ignored], "unless a required step is missing there"),
+        (Verb::Ignore, Failed | HandStopped | NotStarted) => {
+            Becomes(&[Ignored], "unless a required step is missing there")
+        }
         (Verb::Ignore, Unknown) => unsettled(SILENT),
         (Verb::Ignore, Waiting | Running | Succeeded | AutoStopped | Ignored | Excluded) => idle("it has not failed"),
         (Verb::Exclude, Running) => unsettled("it runs: stop it first, or wait for it"),
@@ -202,7 +204,9 @@ pub const fn host(state: HostState, verb: Verb) -> Does<HostState> {
             Becomes(&[Running, Waiting, Failed, HandStopped, NotStarted], "as retry, once the plan is approved")
         }
         (Verb::Abort | Verb::Rollback, Waiting) => Becomes(&[AutoStopped, Waiting], END),
-        (Verb::Abort | Verb::Rollback, Running) => Becomes(&[Running], "it is stopped, or proves never to have started"),
+        (Verb::Abort | Verb::Rollback, Running) => {
+            Becomes(&[Running], "it is stopped, or proves never to have started")
+        }
         _ => Nothing,
     }
 }

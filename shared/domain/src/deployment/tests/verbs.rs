@@ -1,0 +1,3 @@
+//! The corner cases of stepping in, by their names.
+
+use super::*;
