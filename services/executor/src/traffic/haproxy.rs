@@ -55,9 +55,6 @@ impl Server {
     fn in_maintenance(&self) -> bool {
         self.status.starts_with("MAINT")
     }
-    fn is_off(&self) -> bool {
-        self.in_maintenance() || self.status.starts_with("DRAIN")
-    }
 }
 
 type Servers = BTreeMap<String, Server>;

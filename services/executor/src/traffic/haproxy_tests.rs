@@ -39,12 +39,14 @@ fn what_is_no_statistics_is_said() {
 fn states_are_told_apart() {
     let of = |status: &str| Server { status: status.into(), sessions: 0, backup: false, checked: true };
     for up in ["UP", "UP 1/3", "no check"] {
-        assert!(of(up).is_up() && !of(up).is_off(), "{up}");
+        assert!(of(up).is_up() && !of(up).in_maintenance(), "{up}");
     }
-    for off in ["MAINT", "MAINT (via x/y)", "DRAIN", "DRAIN (agent)"] {
-        assert!(of(off).is_off() && !of(off).is_up(), "{off}");
+    for off in ["MAINT", "MAINT (via x/y)"] {
+        assert!(of(off).in_maintenance() && !of(off).is_up(), "{off}");
     }
-    assert!(!of("DOWN").is_up() && !of("NOLB").is_up() && !of("DOWN").is_off());
+    for neither in ["DRAIN", "DRAIN (agent)", "DOWN", "DOWN 1/2", "NOLB"] {
+        assert!(!of(neither).is_up() && !of(neither).in_maintenance(), "{neither}");
+    }
 }
 
 #[test]
