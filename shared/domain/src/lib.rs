@@ -9,6 +9,7 @@ pub mod artifact;
 pub mod bundle;
 pub mod catalog;
 pub mod deployment;
+pub mod diagnosis;
 pub mod event;
 pub mod expression;
 pub mod flow;
