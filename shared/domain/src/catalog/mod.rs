@@ -1,5 +1,6 @@
 //! The catalog: what people declare, as typed documents. `read` parses YAML with line and column in every error.
 
+mod balancers;
 mod decode;
 mod groups;
 mod read;

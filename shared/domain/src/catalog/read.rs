@@ -132,6 +132,7 @@ fn read_one(node: &Node, source: &str, problems: &mut Problems) -> Option<Item> 
             c.project(&p);
             Item::Project(p)
         }),
+        Kind::Environment if !c.balancer_keys() => None,
         Kind::Environment => c.decode::<Environment>().map(|e| {
             c.environment(&e);
             Item::Environment(e)
@@ -170,9 +171,9 @@ fn read_one(node: &Node, source: &str, problems: &mut Problems) -> Option<Item> 
     }
 }
 
-struct Checks<'n, 'p> {
-    node: &'n Node,
-    problems: &'p mut Problems,
+pub(super) struct Checks<'n, 'p> {
+    pub(super) node: &'n Node,
+    pub(super) problems: &'p mut Problems,
 }
 
 const NAME_RULE: &str = "must be a name (1 to 63 of a-z, 0-9, `_` and `-`, beginning with a letter or digit)";
@@ -198,7 +199,7 @@ impl<'n> Checks<'n, '_> {
         n
     }
 
-    fn wrong(&mut self, path: &[&str], message: impl Into<String>) {
+    pub(super) fn wrong(&mut self, path: &[&str], message: impl Into<String>) {
         let mut text = String::new();
         for p in path {
             text = if p.parse::<usize>().is_ok() { format!("{text}[{p}]") } else { join(&text, p) };
@@ -206,7 +207,7 @@ impl<'n> Checks<'n, '_> {
         self.problems.add(self.at(path).place, &text, message);
     }
 
-    fn name(&mut self, path: &[&str], name: &str) {
+    pub(super) fn name(&mut self, path: &[&str], name: &str) {
         if !is_name(name) {
             self.wrong(path, format!("{NAME_RULE}, not {:?}", shorten(name)));
         }
@@ -308,6 +309,7 @@ impl<'n> Checks<'n, '_> {
             }
         }
         self.connectivity(e.connectivity.as_ref());
+        self.balancers(e);
         for key in ["name", "project", "service", "tier"] {
             if e.values.contains_key(key) {
                 let text = format!("`env.{key}` is the environment's own; give the value another name");

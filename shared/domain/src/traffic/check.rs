@@ -85,7 +85,10 @@ impl LoadBalancer {
                     }
                 }
                 for (key, command) in [("test", test), ("reload", reload)] {
-                    out.extend(command.as_deref().and_then(|c| argv(c).err()).map(|e| (key, e)));
+                    // As nginx's own: found on the PATH of the agent.
+                    if command.as_ref().is_some_and(|c| c.first().is_none_or(String::is_empty)) {
+                        out.push((key, "must hold a program and its arguments, such as [nginx, -t]".into()));
+                    }
                 }
                 if *port == Some(0) {
                     out.push(("port", "must be 1 to 65535".into()));
