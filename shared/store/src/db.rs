@@ -38,6 +38,20 @@ enum Inner {
     Lite { writer: Writer, readers: SqlitePool },
 }
 
+/// Whether the schema is exactly what this program was built with: every migration ran, none is unknown.
+async fn is_current(pool: &sqlx::PgPool, wanted: &sqlx::migrate::Migrator) -> Result<bool, Error> {
+    let (made,): (bool,) =
+        sqlx::query_as("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(pool).await?;
+    if !made {
+        return Ok(false);
+    }
+    let rows: Vec<(i64, bool, Vec<u8>)> =
+        sqlx::query_as("SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version").fetch_all(pool).await?;
+    let wanted: Vec<(i64, bool, Vec<u8>)> =
+        wanted.iter().map(|m| (m.version, true, m.checksum.to_vec())).collect();
+    Ok(rows == wanted)
+}
+
 impl Store {
     /// Connects and brings the schema up to date. `sqlite:///path/file.db` (made if absent) or `postgres://…`.
     pub async fn open(url: &str) -> Result<Store, Error> {
@@ -83,7 +97,11 @@ impl Store {
             .acquire_timeout(Duration::from_secs(10))
             .connect_with(options)
             .await?;
-        sqlx::migrate!("../../migrations/postgres").run(&pool).await.map_err(Error::Migrate)?;
+        let migrations = sqlx::migrate!("../../migrations/postgres");
+        // The role of a service need not be allowed to change the schema (`ops/postgres/roles.sql`).
+        if !is_current(&pool, &migrations).await? {
+            migrations.run(&pool).await.map_err(Error::Migrate)?;
+        }
         Ok(Inner::Pg(pool))
     }
 
