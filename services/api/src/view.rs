@@ -6,9 +6,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use windlass_contracts::{command, http as body};
 use windlass_domain::{
-    access::{Permission, Target},
-    approval::{self, Decision},
-    deployment::{Amendment, By, Deployment, HostRun, ProbeRun, State, StepRunKind, WaitingOn, WaveState},
+    access::Target,
+    approval,
+    deployment::{Amendment, By, Deployment, HostRun, ProbeRun, StepRunKind, WaitingOn, WaveState, table},
     ids::DeploymentId,
     plan::segment,
 };
@@ -229,7 +229,8 @@ fn step(s: &windlass_domain::deployment::StepRun, latest: &BTreeMap<(&str, &str)
                 let hosts = w.hosts.iter().map(host).collect();
                 let probe = w.probe.as_ref().map(probe);
                 let (state, max_failures) = (state.to_owned(), w.max_failures);
-                out.waves.push(body::Wave { index, state, bake_until, max_failures, group: None, probe, hosts });
+                let group = w.group.clone();
+                out.waves.push(body::Wave { index, state, bake_until, max_failures, group, probe, hosts });
             }
         }
     }
@@ -288,54 +289,11 @@ pub(crate) fn task(t: &StoredTask) -> body::Task {
     }
 }
 
-/// What this person may press now: what the state takes and the rights allow. The scheduler has the last word.
+/// What this person may press now: what would find something to do, and the rights allow. The scheduler has the last word.
 fn actions(d: &Deployment, who: &Who, group: &str) -> Vec<String> {
     let target = Target::Project { name: &d.project, group };
-    let has = |p: Permission| who.actor.may(p, target);
-    let decides = |decision| {
-        approval::check(
-            &d.rules,
-            &d.requested_by,
-            &d.plan_digest,
-            &d.approvals,
-            &who.actor.person,
-            &d.plan_digest,
-            decision,
-        )
-        .is_ok()
-    };
-    let waits = d.waiting_on();
-    let intervention = waits.iter().any(|w| matches!(w, WaitingOn::Intervention { .. }));
-    let active = matches!(d.state, State::Running | State::Paused);
-    let asking = d.state == State::AwaitingApproval;
-    let all = [
-        ("approve", has(Permission::Approve) && asking && decides(Decision::Approve)),
-        ("reject", has(Permission::Approve) && asking && decides(Decision::Reject)),
-        ("cancel", has(Permission::Trigger) && d.state.is_before_running()),
-        ("pause", has(Permission::Operate) && active && d.pause.is_none()),
-        ("resume", has(Permission::Operate) && active && d.pause.is_some()),
-        (
-            "confirm",
-            has(Permission::Operate) && active && waits.iter().any(|w| matches!(w, WaitingOn::Confirmation { .. })),
-        ),
-        ("choose", has(Permission::Operate) && active && waits.iter().any(|w| matches!(w, WaitingOn::Choice { .. }))),
-        ("accept", has(Permission::Trigger) && asking && d.drifted_from.is_some()),
-        ("retry", has(Permission::Operate) && active && intervention),
-        ("skip", has(Permission::Operate) && active && intervention),
-        ("ignore", has(Permission::Operate) && active && intervention),
-        ("exclude", has(Permission::Operate) && active && intervention),
-        ("abort", has(Permission::Operate) && active),
-        (
-            "rollback",
-            has(Permission::Operate)
-                && d.rolled_back_by.is_none()
-                && d.rollback.is_none()
-                && d.started_at.is_some()
-                && d.state != State::RolledBack,
-        ),
-        ("override", has(Permission::Override) && !d.unknown_hosts().is_empty()),
-    ];
-    all.into_iter().filter(|(_, ok)| *ok).map(|(n, _)| n.to_owned()).collect()
+    let all = table::offered(d, &who.actor.person).into_iter();
+    all.filter(|v| who.actor.may(v.permission(), target)).map(|v| v.as_str().to_owned()).collect()
 }
 
 pub(crate) fn artifact(a: artifacts::Registered) -> body::Artifact {

@@ -96,6 +96,11 @@ pub async fn relay(ctx: Context) {
     }
 }
 
+/// Publishes everything that waits now, whoever put it there. Returns how many were found and not confirmed.
+pub async fn drain_now(store: &Store, bus: &Bus) -> Result<usize, windlass_store::Error> {
+    drain(store, bus, Duration::ZERO).await
+}
+
 /// Publishes what has been in the queue for `age`, whoever put it there. Returns how many were found and not confirmed.
 async fn drain(store: &Store, bus: &Bus, age: Duration) -> Result<usize, windlass_store::Error> {
     while bus.is_up() {

@@ -9,6 +9,7 @@ pub mod commands;
 mod db;
 pub mod decisions;
 pub mod deployments;
+pub mod diagnosis;
 pub mod events;
 pub mod hosts;
 pub mod idempotency;

@@ -6,6 +6,7 @@ mod artifacts;
 mod bundles;
 mod catalog;
 mod deployments;
+mod diagnosis;
 mod fleet;
 mod history;
 mod hooks;
@@ -109,6 +110,8 @@ pub(crate) fn table() -> Table {
     add.to(&get, "/api/v1/deployments/{id}/approvals", May(View, On::Deployment), deployments::approvals);
     add.to(&get, "/api/v1/deployments/{id}/events", May(View, On::Deployment), streams::follow_events);
     add.to(&get, "/api/v1/deployments/{id}/logs", May(View, On::Deployment), streams::follow_logs);
+    add.to(&get, "/api/v1/deployments/{id}/diagnosis", May(View, On::Deployment), diagnosis::diagnose);
+    add.to(&post, "/api/v1/deployments/{id}/repair", May(Operate, On::Deployment), diagnosis::repair);
     add.to(&get, "/api/v1/commands/{id}", May(View, On::Command), deployments::command);
     add.to(&get, "/api/v1/queue", May(View, On::Rows), ops::queue);
     add.to(&post, "/api/v1/deployments/{id}/approve", May(Approve, On::Deployment), verbs::approve);
@@ -229,6 +232,8 @@ impl RouteAdder<'_> {
         deployments::approvals,
         streams::follow_events,
         streams::follow_logs,
+        diagnosis::diagnose,
+        diagnosis::repair,
         deployments::command,
         ops::queue,
         verbs::approve,

@@ -97,20 +97,6 @@ pub(crate) struct AcceptArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct RollbackArgs {
-    /// Deployment id
-    pub(crate) id: Uuid,
-    /// Switch and restart only: skip drain and test
-    #[arg(long)]
-    pub(crate) emergency: bool,
-    /// Why; shown in the audit trail
-    #[arg(long, short, default_value = "")]
-    pub(crate) reason: String,
-    #[command(flatten)]
-    pub(crate) wait: WaitArgs,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
     /// Wait for the end; exit 1 when it is not a success
     #[arg(long, short)]
@@ -384,12 +370,6 @@ pub(crate) enum NotificationsCommand {
     },
     /// Send a dead notification again
     Retry { id: Uuid },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DoctorArgs {
-    #[command(flatten)]
-    pub(crate) state: super::StateArgs,
 }
 
 #[cfg(test)]

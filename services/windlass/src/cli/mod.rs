@@ -4,11 +4,13 @@ mod client;
 mod ordered;
 mod plan;
 mod server;
+mod step_in;
 
 pub(crate) use client::*;
 pub(crate) use ordered::*;
 pub(crate) use plan::*;
 pub(crate) use server::*;
+pub(crate) use step_in::*;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -96,14 +98,24 @@ pub(crate) enum Command {
     Cancel(ReasonArgs),
     /// Show a deployment's log
     Logs(LogsArgs),
-    /// New attempt of the failed hosts, at the step that failed
-    Retry(HostsArgs),
+    /// Answer for what a deployment waits for: nobody else steps in until you give it back
+    Claim(ClaimArgs),
+    /// Give a claim back
+    Unclaim(IdArgs),
+    /// New attempt of what failed, at the step that failed; takes up again what ended failed or aborted
+    Retry(RetryArgs),
     /// New attempt of the failed hosts, after the step that failed
     Skip(HostsArgs),
     /// Go on as if the failed hosts were well
     Ignore(HostsReasonArgs),
     /// Take hosts out of a deployment
     Exclude(HostsReasonArgs),
+    /// Stop hosts that run; they count as stopped by hand
+    Stop(HostsReasonArgs),
+    /// Stop a central step that runs, and call it failed
+    Fail(FailArgs),
+    /// Call a failed step, or failed hosts, well
+    Succeed(SucceedArgs),
     /// Start no further host until resumed
     Pause(ReasonArgs),
     /// Go on after a pause
@@ -116,11 +128,24 @@ pub(crate) enum Command {
     Accept(AcceptArgs),
     /// Stop a running deployment
     Abort(ReasonArgs),
-    /// Go back to the last known good version
+    /// Go back to a version that was good
     Rollback(RollbackArgs),
     /// Answer for hosts whose state is unknown
     Override(HostsReasonArgs),
 
+    /// Keep automation from releasing to an environment
+    #[command(subcommand)]
+    Hold(HoldCommand),
+    /// Never release a version
+    Veto(MarkArgs),
+    /// Remove a veto
+    Unveto(UnmarkArgs),
+    /// Release this version and no other
+    Pin(MarkArgs),
+    /// Remove a pin
+    Unpin(UnmarkArgs),
+    /// Show the vetoes, pins and holds of a project
+    Marks(MarksArgs),
     /// Carry what is good in one environment to another
     Promote(PromoteArgs),
     /// Several releases as one: ordered, approved and rolled back together
@@ -159,7 +184,7 @@ pub(crate) enum Command {
     /// List notifications, retry dead ones
     #[command(subcommand)]
     Notifications(NotificationsCommand),
-    /// Say what is wrong with this installation and what to do
+    /// Say what is wrong with this installation, or what holds a deployment, and what to do
     Doctor(DoctorArgs),
     /// Print a shell completion script
     Completions {
@@ -185,7 +210,7 @@ mod tests {
         let cli = Cli::command();
         let have: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
         for want in "up api scheduler executor notifier auditor apply release deploy approve reject plan explain drift cancel status logs retry \
-                     skip ignore exclude pause resume confirm choose accept abort rollback override hosts enroll audit token person secret \
+                     skip ignore exclude claim unclaim stop fail succeed hold veto unveto pin unpin marks pause resume confirm choose accept abort rollback override hosts enroll audit token person secret \
                      triggers queue notifications doctor completions openapi"
             .split_whitespace()
         {

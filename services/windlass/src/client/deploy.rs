@@ -11,7 +11,7 @@ use super::{
 };
 use crate::cli::{
     AcceptArgs, ChooseArgs, ConfirmArgs, DecideArgs, DeployArgs, HostsArgs, HostsReasonArgs, IdArgs, LogsArgs,
-    ReasonArgs, RollbackArgs, StatusArgs, WaitArgs,
+    ReasonArgs, StatusArgs, WaitArgs,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -19,8 +19,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 use windlass_contracts::http::{
-    AcceptBody, ChooseBody, ConfirmBody, DecisionBody, DeploymentDetail, DeploymentNew, HostsBody, HostsReasonBody,
-    NoBody, ReasonBody, RollbackBody,
+    AcceptBody, ChooseBody, ConfirmBody, DecisionBody, DeploymentDetail, DeploymentNew, HostCounts, HostRun, HostsBody,
+    HostsReasonBody, NoBody, ReasonBody,
 };
 use windlass_domain::deployment::State;
 
@@ -58,13 +58,6 @@ pub(crate) async fn deploy(args: DeployArgs, api: &Api, out: Out) -> Result<(), 
     let kind = args.hotfix.then(|| "hotfix".to_owned());
     let body = DeploymentNew { not_before: args.at, note: args.note, kind, ..asked };
     let answer = command(api, &format!("/projects/{}/deployments", encode(&args.project)), &body).await?;
-    requested(&answer, &args.wait, api, out).await
-}
-
-pub(crate) async fn rollback(args: RollbackArgs, api: &Api, out: Out) -> Result<(), Error> {
-    let mode = if args.emergency { "emergency" } else { "normal" };
-    let body = RollbackBody { mode: Some(mode.into()), reason: args.reason, ..RollbackBody::default() };
-    let answer = command(api, &format!("/deployments/{}/rollback", args.id), &body).await?;
     requested(&answer, &args.wait, api, out).await
 }
 
@@ -157,11 +150,24 @@ fn show(status: &Value, out: Out) -> Result<(), Error> {
         format!("state       {}", s.state),
     ];
     lines.extend(s.waiting_on.iter().map(|w| format!("waiting     {}", w.text)));
+    lines.extend(attention(&d));
+    lines.extend(Some(counts(&s.hosts)).filter(|c| !c.is_empty()).map(|c| format!("hosts       {c}")));
     lines.push(format!("requested   {} by {}", time(s.requested_at), s.requested_by));
     lines.extend(s.started_at.map(|t| format!("started     {}", time(t))));
     lines.extend(s.ended_at.map(|t| format!("ended       {}", time(t))));
     for a in &d.approvals {
         lines.push(format!("{:<10}  {} {} {}", a.decision, time(a.at), a.person, a.comment));
+    }
+    lines.extend(
+        d.reopened.iter().map(|r| format!("run         {}, taken up again by {} {}", d.run, r.who, time(r.at))),
+    );
+    if let Some(a) = &d.amendment {
+        let inputs: Vec<String> = a.inputs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        lines.push(format!("other input {} by {}: {}", inputs.join(" "), a.by.who, a.by.reason));
+        lines.extend(
+            a.missing.iter().map(|m| format!("            approval {} of {} for {}", m.have, m.quorum, m.name)),
+        );
+        lines.push(format!("            approve with --digest {}", a.digest));
     }
     lines.extend(d.pause.iter().map(|p| format!("paused      by {}: {}", p.who, p.reason)));
     lines.extend(d.end.iter().map(|e| format!("why         {} ({})", e.reason, e.who)));
@@ -190,12 +196,54 @@ fn show(status: &Value, out: Out) -> Result<(), Error> {
         }
         for wave in step.waves {
             for h in wave.hosts {
+                let why = why(&h);
                 let (wave, attempt) = ((wave.index + 1).to_string(), h.attempt.to_string());
-                rows.push(vec![step.id.clone(), wave, h.host, h.state, attempt, h.reason.unwrap_or_default()]);
+                rows.push(vec![step.id.clone(), wave, h.host, h.state, attempt, why]);
             }
         }
     }
     out.table(&["STEP", "WAVE", "HOST", "STATE", "TRY", "WHY"], rows, "no steps")
+}
+
+/// Who answers for it and until when, where it waits for a person.
+fn attention(d: &DeploymentDetail) -> Vec<String> {
+    let claim = d.claim.as_ref().map(|c| format!("claimed     by {} {} {}", c.who, time(c.at), c.reason));
+    let deadline = d.attention.as_ref().map(|a| {
+        let owner =
+            if a.claimed { String::new() } else { format!("; nobody has claimed it ({} requested it)", a.owner) };
+        format!("deadline    {}, then {} (waits since {}){owner}", time(a.deadline), a.then, time(a.since))
+    });
+    claim.into_iter().chain(deadline).collect()
+}
+
+/// Hosts counted apart; states nobody is in are left out.
+pub(super) fn counts(c: &HostCounts) -> String {
+    let all = [
+        ("succeeded", c.succeeded),
+        ("running", c.running),
+        ("failed", c.failed),
+        ("unknown", c.unknown),
+        ("auto stopped", c.auto_stopped),
+        ("hand stopped", c.hand_stopped),
+        ("not started", c.not_started),
+        ("ignored", c.ignored),
+        ("excluded", c.excluded),
+        ("waiting", c.waiting),
+    ];
+    let some: Vec<String> = all.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect();
+    if some.is_empty() { String::new() } else { format!("{} of {}", some.join(", "), c.total) }
+}
+
+/// Why a host is where it is: who said so, what went wrong, where it stands with the load balancers.
+fn why(h: &HostRun) -> String {
+    let mut out: Vec<String> = h.reason.iter().cloned().collect();
+    out.extend(h.by.as_ref().map(|b| format!("{}: {}", b.who, b.reason)));
+    let traffic = h.task.as_ref().and_then(|t| t.traffic.as_ref()).filter(|t| t.state != "attached");
+    out.extend(traffic.map(|t| {
+        let reason = t.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+        format!("{}{reason}", t.state.replace('_', " "))
+    }));
+    out.join("; ")
 }
 
 /// The deployment's current plan.
@@ -242,7 +290,7 @@ fn told(answer: &Value, what: &str, out: Out) -> Result<(), Error> {
     ))
 }
 
-async fn verb(id: Uuid, verb: &str, body: impl Serialize, api: &Api, out: Out) -> Result<(), Error> {
+pub(super) async fn verb(id: Uuid, verb: &str, body: impl Serialize, api: &Api, out: Out) -> Result<(), Error> {
     let answer = command(api, &format!("/deployments/{id}/{verb}"), &body).await?;
     told(&answer, verb, out)
 }

@@ -102,7 +102,7 @@ fn event_line(event: &Value) -> Option<String> {
     }
     let payload = view::at(event, "payload")?;
     let mut parts = vec![];
-    for key in ["step", "wave", "host", "state", "outcome", "by", "version", "reason", "comment"] {
+    for key in ["step", "wave", "host", "state", "outcome", "by", "owner", "deadline", "version", "reason", "comment"] {
         let text = match (key, view::at(payload, key)) {
             // People count waves from one.
             ("wave", Some(Value::Number(n))) => n.as_u64().map(|n| (n + 1).to_string()).unwrap_or_default(),

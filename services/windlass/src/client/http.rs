@@ -56,6 +56,12 @@ impl Api {
         self.send(Method::DELETE, path, None).await.map(|_| ())
     }
 
+    /// Removes something; the answer is what was there.
+    pub(crate) async fn delete_for<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let bytes = self.send(Method::DELETE, path, None).await?;
+        self.decode(path, &bytes)
+    }
+
     pub(crate) async fn post_text<T: DeserializeOwned>(
         &self,
         path: &str,

@@ -5,6 +5,7 @@ mod audit;
 mod catalog;
 mod config;
 mod deploy;
+mod diagnosis;
 mod doctor;
 mod error;
 mod flow;
@@ -15,6 +16,7 @@ mod out;
 mod plan;
 mod sse;
 mod ssh;
+mod step_in;
 mod text;
 mod view;
 
@@ -24,7 +26,7 @@ pub(crate) use self::{
     http::{Api, encode},
 };
 
-use crate::cli::{Command, Connection, FlowCommand, HostsCommand};
+use crate::cli::{Command, Connection, DoctorCommand, FlowCommand, HostsCommand};
 use out::Out;
 
 /// Runs a client command.
@@ -50,12 +52,23 @@ pub(crate) async fn run(command: Command, connection: &Connection) -> Result<(),
         Command::Confirm(a) => deploy::confirm(a, &api()?, out).await,
         Command::Choose(a) => deploy::choose(a, &api()?, out).await,
         Command::Accept(a) => deploy::accept(a, &api()?, out).await,
-        Command::Retry(a) => deploy::with_hosts(a, "retry", &api()?, out).await,
+        Command::Claim(a) => step_in::claim(a, &api()?, out).await,
+        Command::Unclaim(a) => step_in::unclaim(a, &api()?, out).await,
+        Command::Retry(a) => step_in::retry(a, &api()?, out).await,
+        Command::Stop(a) => deploy::with_hosts_and_reason(a, "stop", &api()?, out).await,
+        Command::Fail(a) => step_in::fail(a, &api()?, out).await,
+        Command::Succeed(a) => step_in::succeed(a, &api()?, out).await,
         Command::Skip(a) => deploy::with_hosts(a, "skip", &api()?, out).await,
         Command::Ignore(a) => deploy::with_hosts_and_reason(a, "ignore", &api()?, out).await,
         Command::Exclude(a) => deploy::with_hosts_and_reason(a, "exclude", &api()?, out).await,
         Command::Override(a) => deploy::with_hosts_and_reason(a, "override", &api()?, out).await,
-        Command::Rollback(a) => deploy::rollback(a, &api()?, out).await,
+        Command::Rollback(a) => step_in::rollback(a, &api()?, out).await,
+        Command::Hold(c) => step_in::hold(c, &api()?, out).await,
+        Command::Veto(a) => step_in::mark("veto", a, &api()?, out).await,
+        Command::Unveto(a) => step_in::unmark("veto", a, &api()?, out).await,
+        Command::Pin(a) => step_in::mark("pin", a, &api()?, out).await,
+        Command::Unpin(a) => step_in::unmark("pin", a, &api()?, out).await,
+        Command::Marks(a) => step_in::marks(&a, &api()?, out).await,
         Command::Hosts { command: None } => admin::hosts(&api()?, out).await,
         Command::Hosts { command: Some(HostsCommand::Lock { host, reason }) } => {
             admin::lock_host(&host, reason, &api()?, out).await
@@ -72,7 +85,10 @@ pub(crate) async fn run(command: Command, connection: &Connection) -> Result<(),
         Command::Triggers(a) => admin::triggers(&a, &api()?, out).await,
         Command::Queue => admin::queue(&api()?, out).await,
         Command::Notifications(c) => admin::notifications(&c, &api()?, out).await,
-        Command::Doctor(a) => doctor::run(&a.state.state, connection, out).await,
+        Command::Doctor(a) => match a.command {
+            Some(DoctorCommand::Run(a)) => diagnosis::run(a, &api()?, out).await,
+            None => doctor::run(&a.state.state, connection, out).await,
+        },
         Command::Promote(a) => ordered::promote(a, &api()?, out).await,
         Command::Bundle(c) => ordered::bundle(c, &api()?, out).await,
         Command::Flow(FlowCommand::Check(a)) => flow::check(&a, out),

@@ -134,7 +134,8 @@ pub struct DeploymentDetail {
     pub rollback_mode: Option<String>,
     /// The rollback that was requested for this deployment.
     pub rolled_back_by: Option<Uuid>,
-    /// What this person may press now: approve, reject, cancel, pause ... by right and by state.
+    /// What this person may press now: approve, reject, cancel, pause ... by right and by state. `amend` stands for `retry`
+    /// with other inputs.
     pub actions: Vec<String>,
     /// Last event of its stream; `events?` resumes from here with `Last-Event-ID`.
     pub last_event: u64,

@@ -23,7 +23,7 @@ pub struct Diagnosis {
 pub struct Finding {
     /// Stable; `ops/docs/stuck.md` has a section for each.
     pub cause: String,
-    /// fault (something is broken), action (a person is needed), wait (it takes its time), ok
+    /// fault (something is broken), action (a person is needed), wait (it takes its time), fine
     pub severity: String,
     pub text: String,
     /// Facts as they were read, with their times (UTC).
@@ -38,7 +38,7 @@ pub struct Finding {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Repair {
-    /// `ring`, `release_claims` or `look`
+    /// `ring_scheduler`, `look`, `ring_pool`, `release_claims` or `relay`
     pub kind: String,
     /// In words, for people.
     pub does: String,
@@ -69,7 +69,7 @@ pub struct Repaired {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RepairStep {
     pub cause: String,
-    /// `ring`, `release_claims` or `look`
+    /// `ring_scheduler`, `look`, `ring_pool`, `release_claims` or `relay`
     pub kind: String,
     pub does: String,
     /// What came of it; empty when it was not applied.

@@ -373,7 +373,7 @@ impl Cause {
                 "a veto or a pin keeps its version out",
                 "A person said that this version must not be released here, or that another one must stay.",
                 "Who said so, when and why.",
-                "Remove the mark (`windlass marks remove`), or cancel the deployment.",
+                "Remove it (`windlass unveto`, `windlass unpin`), or cancel the deployment.",
                 None,
             ),
             Cause::Held => about(
