@@ -151,7 +151,10 @@ pub(crate) async fn report(
         });
     }
     warnings.extend(plan.left_out.iter().map(|l| format!("host {} is left out: {}", l.host, l.reason)));
-    warnings.extend(plan.steps.iter().filter_map(|s| Some(format!("step {} is skipped: {}", s.id, s.note.as_ref()?))));
+    warnings.extend(plan.steps.iter().filter_map(|s| {
+        let said = if s.skipped { " is skipped" } else { "" };
+        Some(format!("step {}{said}: {}", s.id, s.note.as_ref()?))
+    }));
     let holder = deployments::locks(tx)
         .await?
         .into_iter()
@@ -188,6 +191,9 @@ fn step(plan: &Plan, s: &windlass_domain::plan::PlanStep) -> body::PlanStepRepor
         skipped: s.skipped,
         note: s.note.clone(),
         waves: vec![],
+        groups: vec![],
+        load_balancers: vec![],
+        probes: vec![],
         host_steps: vec![],
         confirm: "none".into(),
         bake_s: 0,
@@ -203,6 +209,9 @@ fn step(plan: &Plan, s: &windlass_domain::plan::PlanStep) -> body::PlanStepRepor
             out.kind = "rollout".into();
             let name = |h: &u32| plan.hosts.get(*h as usize).map(|h| h.name.clone());
             out.waves = r.waves.iter().map(|w| w.iter().filter_map(name).collect()).collect();
+            out.groups.clone_from(&r.groups);
+            out.load_balancers = r.traffic.iter().map(|t| t.name.clone()).collect();
+            out.probes = r.probes.iter().flat_map(|p| p.judge.keys().cloned()).collect();
             out.host_steps = r.steps.iter().map(|s| format!("{} ({})", s.id, s.action)).collect();
             out.confirm = view::name(&r.confirm);
             (out.bake_s, out.max_failures, out.parallel) = (r.bake_s, r.max_failures, r.parallel);
@@ -227,8 +236,10 @@ fn gates(plan: &Plan, not_before: Option<Timestamp>) -> Vec<String> {
             windlass_domain::flow::Confirm::First => out.push(format!("a person confirms the first wave of {}", s.id)),
             windlass_domain::flow::Confirm::Each => out.push(format!("a person confirms each wave of {}", s.id)),
         }
+        let probes: Vec<&str> = r.probes.iter().flat_map(|p| p.judge.keys().map(String::as_str)).collect();
+        let judged = if probes.is_empty() { String::new() } else { format!(", judged by {}", probes.join(", ")) };
         if r.bake_s > 0 {
-            out.push(format!("{} s of bake time after each wave of {}", r.bake_s, s.id));
+            out.push(format!("{} s of bake time after each wave of {}{judged}", r.bake_s, s.id));
         }
     }
     out

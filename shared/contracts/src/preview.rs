@@ -77,6 +77,15 @@ pub struct PlanStepReport {
     pub note: Option<String>,
     /// Host names, wave by wave.
     pub waves: Vec<Vec<String>>,
+    /// What the hosts of each wave have in common, where hosts are grouped: `canary`, `zone=a`.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Load balancers that each host leaves before its steps and comes back to after them.
+    #[serde(default)]
+    pub load_balancers: Vec<String>,
+    /// Ids of the probes that judge each wave while it bakes.
+    #[serde(default)]
+    pub probes: Vec<String>,
     /// Ids of what runs on each host.
     pub host_steps: Vec<String>,
     /// none, first or each

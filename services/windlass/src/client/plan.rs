@@ -217,11 +217,11 @@ pub(crate) fn show(answer: &Value, out: Out) -> Result<(), Error> {
             a if a.is_empty() => view::joined(s, "host_steps"),
             a => a,
         };
-        let state = if view::text(s, "skipped") == "true" {
-            format!("skipped {}", view::text(s, "note"))
-        } else {
-            String::new()
+        let state = match view::text(s, "skipped").as_str() {
+            "true" => format!("skipped {}", view::text(s, "note")),
+            _ => view::text(s, "note"),
         };
+        let groups = view::list(s, "groups");
         let first =
             vec![view::text(s, "id"), view::text(s, "kind"), view::joined(s, "needs"), what, state.trim().to_owned()];
         let waves = view::list(s, "waves").iter().enumerate().map(|(n, w)| {
@@ -231,7 +231,7 @@ pub(crate) fn show(answer: &Value, out: Out) -> Result<(), Error> {
                 format!("{} host(s)", hosts.len()),
                 String::new(),
                 shortened(&hosts),
-                String::new(),
+                groups.get(n).and_then(Value::as_str).unwrap_or_default().to_owned(),
             ]
         });
         std::iter::once(first).chain(waves).collect::<Vec<_>>()

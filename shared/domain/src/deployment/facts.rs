@@ -2,20 +2,24 @@
 
 use super::*;
 use crate::plan::{Plan, PlanRollout, PlanStep, PlanStepKind, graph};
+use std::collections::BTreeMap;
 
-/// How many steps a host has, where conditions may take some away; 0: all.
-fn own_steps(plan: &Plan, step: &PlanStep, r: &PlanRollout, host: u32) -> u32 {
-    if r.conditions.is_empty() {
-        return 0;
+fn wave(plan: &Plan, r: &PlanRollout, own: &BTreeMap<u32, u32>, index: usize, hosts: &[u32]) -> WaveRun {
+    let known = hosts.iter().filter_map(|h| Some((*h, plan.hosts.get(*h as usize)?)));
+    let steps = |h: u32| own.get(&h).copied().unwrap_or(0);
+    let hosts = known.map(|(i, h)| HostRun { steps: steps(i), ..HostRun::waiting(h.name.clone()) });
+    WaveRun {
+        max_failures: r.wave_failures.get(index).copied(),
+        group: r.groups.get(index).filter(|g| !g.is_empty()).cloned(),
+        ..WaveRun::waiting(hosts.collect())
     }
-    // A spec that cannot be rendered fails the plan itself, before it comes here.
-    plan.task_spec(&step.id, host).map_or(0, |spec| spec.steps.len() as u32)
 }
 
-fn wave(plan: &Plan, step: &PlanStep, r: &PlanRollout, index: usize, hosts: &[u32]) -> WaveRun {
-    let known = hosts.iter().filter_map(|h| Some((*h, plan.hosts.get(*h as usize)?)));
-    let hosts = known.map(|(i, h)| HostRun { steps: own_steps(plan, step, r, i), ..HostRun::waiting(h.name.clone()) });
-    WaveRun { max_failures: r.wave_failures.get(index).copied(), ..WaveRun::waiting(hosts.collect()) }
+/// The waves with how many steps each host has, where conditions may take some away; 0: all.
+fn waves(plan: &Plan, step: &PlanStep, r: &PlanRollout) -> Vec<WaveRun> {
+    // What cannot be computed fails the plan itself, before it comes here.
+    let own = if r.conditions.is_empty() { BTreeMap::new() } else { plan.steps_by_host(&step.id).unwrap_or_default() };
+    r.waves.iter().enumerate().map(|(i, w)| wave(plan, r, &own, i, w)).collect()
 }
 
 impl PlanFacts {
@@ -72,7 +76,7 @@ impl PlanFacts {
                     stagger: r.stagger,
                     probes: r.probes.as_ref().map(|p| p.inconclusive),
                     required: r.required.clone(),
-                    waves: r.waves.iter().enumerate().map(|(i, w)| wave(plan, s, r, i, w)).collect(),
+                    waves: waves(plan, s, r),
                 }),
             },
         });

@@ -183,6 +183,9 @@ pub struct RolloutRun {
 pub struct WaveRun {
     pub state: WaveState,
     pub work: Option<WorkId>,
+    /// What its hosts have in common, where hosts are grouped: `canary`, `zone=a`, `no zone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Hosts of this wave that may fail, where that is limited too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<u32>,
@@ -207,6 +210,7 @@ impl WaveRun {
         WaveRun {
             state: WaveState::Waiting,
             work: None,
+            group: None,
             max_failures: None,
             earlier: Vec::new(),
             probes_made: 0,

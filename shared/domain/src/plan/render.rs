@@ -189,6 +189,23 @@ pub(super) fn host_value(h: &PlanHost, files: bool) -> Value {
 }
 
 impl Plan {
+    /// How many steps each host of a rollout has, by its index: those whose conditions are true there.
+    pub fn steps_by_host(&self, step: &str) -> Result<BTreeMap<u32, u32>, PlanError> {
+        let compiled = Compiled::new(self, step)?;
+        let mut out = BTreeMap::new();
+        for h in rollout(self, step)?.waves.iter().flatten() {
+            let unknown = || PlanError::UnknownHost { step: step.into(), host: *h };
+            let context = compiled.context_on(self, self.hosts.get(*h as usize).ok_or_else(unknown)?);
+            let mut count = 0;
+            for s in &compiled.steps {
+                let wrong = |error| PlanError::Expression { step: format!("{step}.{}", s.fixed.id), host: None, error };
+                count += u32::from(s.condition.as_ref().map_or(Ok(true), |c| c.eval_bool(&context)).map_err(wrong)?);
+            }
+            out.insert(*h, count);
+        }
+        Ok(out)
+    }
+
     /// What an agent is asked to do for one host of a rollout. For many hosts use a [`super::PlanTree`].
     pub fn task_spec(&self, step: &str, host: u32) -> Result<TaskSpec, PlanError> {
         self.task_spec_at(step, super::segment::MAIN, host)

@@ -183,6 +183,7 @@ fn a_task_spec_is_complete_for_its_host() {
     let other = p.task_spec("rollout", 1).expect("spec");
     assert_eq!((s.steps.len(), other.steps.len()), (5, 4));
     assert!(other.steps.iter().all(|s| s.action != "script"));
+    assert_eq!(p.steps_by_host("rollout"), Ok(BTreeMap::from([(0, 5), (1, 4), (2, 5)])));
     assert!(matches!(p.task_spec("rollout", 3), Err(PlanError::UnknownHost { .. })));
     assert!(matches!(p.task_spec("smoke", 0), Err(PlanError::UnknownStep(_))));
 }
