@@ -10,7 +10,7 @@ use windlass_domain::work::WorkResult;
 use windlass_testkit::{databases, eventually, temp_dir};
 
 /// An HTTP server that answers with what `answer` makes of the number of requests so far; keeps every request's text.
-async fn server(answer: impl Fn(usize) -> Option<String> + Send + 'static) -> (String, Arc<Mutex<Vec<String>>>) {
+pub(crate) async fn server(answer: impl Fn(usize) -> Option<String> + Send + 'static) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -37,7 +37,7 @@ async fn server(answer: impl Fn(usize) -> Option<String> + Send + 'static) -> (S
     (url, seen)
 }
 
-fn http(status: u16, body: &str) -> Option<String> {
+pub(crate) fn http(status: u16, body: &str) -> Option<String> {
     Some(format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()))
 }
 

@@ -13,7 +13,7 @@ use windlass_domain::{
     plan::{Plan, PlanArtifact, PlanHost, PlanRollout, PlanStep, PlanStepKind},
     plugin::Plugin,
     task::TaskStep,
-    work::{CentralWork, Desired, Outcome, WaveHost, WaveWork, Work, WorkResult, WorkSpec},
+    work::{CentralWork, Desired, HostResult, Outcome, WaveHost, WaveWork, Work, WorkResult, WorkSpec},
 };
 use windlass_runtime::{Health, Settings, settings::Seconds};
 use windlass_store::{Store, deployments, events, sql, tasks, works};
@@ -68,7 +68,7 @@ fn seconds(ms: u64) -> Seconds {
 /// A rollout whose one step needs the secret `token`.
 pub(crate) const SEALED: &str = "sealed";
 
-fn step(id: &str, run: &str) -> TaskStep {
+pub(crate) fn step(id: &str, run: &str) -> TaskStep {
     let with = serde_json::json!({ "run": run, "interpreter": "bash", "args": [], "env": {} });
     let with = with.as_object().expect("object").clone();
     TaskStep { id: id.into(), action: "script".into(), with, always: false, timeout_s: 60 }
@@ -98,6 +98,22 @@ impl World {
         central: Vec<(String, serde_json::Value, u32)>,
         plugins: Vec<Plugin>,
     ) -> World {
+        Self::planned(db, hosts, with_agents, central, plugins, |_| {}).await
+    }
+
+    /// With a rollout `roll` that is made otherwise.
+    pub(crate) async fn rolling(db: Db, hosts: usize, change: impl FnOnce(&mut PlanRollout)) -> World {
+        Self::planned(db, hosts, hosts, vec![], vec![], change).await
+    }
+
+    async fn planned(
+        db: Db,
+        hosts: usize,
+        with_agents: usize,
+        central: Vec<(String, serde_json::Value, u32)>,
+        plugins: Vec<Plugin>,
+        change: impl FnOnce(&mut PlanRollout),
+    ) -> World {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = temp_dir();
         let nats = windlass_testkit::nats().await;
@@ -120,24 +136,23 @@ impl World {
             identity::load_key(&settings.keys_dir().join(windlass_executor::KEY_FILE), KeyPairType::User).expect("key");
         let client = async_nats::connect(nats.url()).await.expect("connects");
 
-        let mut steps = vec![PlanStep::new(
-            "roll",
-            vec![],
-            PlanStepKind::Rollout(PlanRollout {
-                traffic: Vec::new(),
-                wave_failures: Vec::new(),
-                probes: None,
-                required: Vec::new(),
-                stagger: None,
-                waves: vec![(0..hosts as u32).collect()],
-                confirm: Default::default(),
-                bake_s: 0,
-                max_failures: 0,
-                parallel: 0,
-                steps: vec![step("first", "true"), step("second", "true")],
-                conditions: BTreeMap::new(),
-            }),
-        )];
+        let mut roll = PlanRollout {
+            traffic: Vec::new(),
+            wave_failures: Vec::new(),
+            probes: None,
+            required: Vec::new(),
+            stagger: None,
+            groups: Vec::new(),
+            waves: vec![(0..hosts as u32).collect()],
+            confirm: Default::default(),
+            bake_s: 0,
+            max_failures: 0,
+            parallel: 0,
+            steps: vec![step("first", "true"), step("second", "true")],
+            conditions: BTreeMap::new(),
+        };
+        change(&mut roll);
+        let mut steps = vec![PlanStep::new("roll", vec![], PlanStepKind::Rollout(roll))];
         let mut sealed = step("sealed", "true");
         let token = windlass_domain::reference::Reference::Secret { name: "token".into() };
         sealed.with["env"] = serde_json::json!({ "TOKEN": token.marker() });
@@ -147,6 +162,7 @@ impl World {
             probes: None,
             required: Vec::new(),
             stagger: None,
+            groups: Vec::new(),
             waves: vec![(0..hosts as u32).collect()],
             confirm: Default::default(),
             bake_s: 0,
@@ -309,6 +325,14 @@ impl World {
         .await
     }
 
+    /// Pauses or resumes, as the scheduler does.
+    pub(crate) async fn hold(&self, work: WorkId, hold: bool) {
+        let mut tx = self.store.write().await.expect("tx");
+        works::hold(&mut tx, self.deployment, hold).await.expect("holds");
+        tx.commit().await.expect("commits");
+        self.ring(work).await;
+    }
+
     pub(crate) async fn central(&self, step: &str) -> WorkId {
         self.insert(WorkSpec::Central(CentralWork { outputs: Default::default(), step: step.into(), attempt: 1 })).await
     }
@@ -329,6 +353,23 @@ impl World {
             (c.phase == "settled" && c.result_version >= version).then_some(c.result)?
         });
         found.await
+    }
+
+    /// The results of a wave's hosts.
+    pub(crate) async fn hosts(&self, work: WorkId, version: u64) -> Vec<HostResult> {
+        match self.result(work, version).await {
+            WorkResult::Wave { hosts } => hosts,
+            other => panic!("not a wave: {other:?}"),
+        }
+    }
+
+    /// Waits until this executor has the claim.
+    pub(crate) async fn until_owned(&self, work: WorkId, by: &Executor) {
+        eventually(SOON, "the claim is taken", async || {
+            let c = works::claim_state(&mut self.store.read().await.ok()?, work).await.ok()??;
+            (c.owner.as_deref() == Some(by.ctx.owner.as_str())).then_some(())
+        })
+        .await;
     }
 
     pub(crate) async fn outcomes(&self, work: WorkId, version: u64) -> Vec<Outcome> {
