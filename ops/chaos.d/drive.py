@@ -7,9 +7,13 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 from work import Work
+
+# An end from outside is an end like any other: what was started is ended too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 args = argparse.ArgumentParser()
 args.add_argument("--cluster", required=True)
