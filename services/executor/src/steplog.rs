@@ -72,6 +72,7 @@ pub(crate) fn open(masker: Masker) -> (StepLog, Writer) {
 impl Writer {
     pub(crate) async fn run(mut self, shared: &Shared, work: &Work, step: &str) {
         let mut at: Option<logs::Position> = None;
+        let mut gap = Gap::default();
         while let Some(first) = self.0.recv().await {
             let mut batch = vec![first];
             let until = tokio::time::Instant::now() + BATCH;
@@ -80,9 +81,14 @@ impl Writer {
             {
                 batch.push(piece);
             }
+            batch.splice(0..0, gap.note());
+            let mut stored = false;
             for attempt in 1..=TRIES {
                 match store(shared, work, step, &mut at, &batch).await {
-                    Ok(()) => break,
+                    Ok(()) => {
+                        stored = true;
+                        break;
+                    }
                     Err(error) => {
                         // Somebody else may have written: look where the log stands.
                         at = None;
@@ -93,7 +99,38 @@ impl Writer {
                     }
                 }
             }
+            if stored {
+                gap = Gap::default();
+            } else {
+                gap.grow(&batch);
+            }
         }
+        // The step has ended with a gap at the end of its log: the note has one try more.
+        if let Some(note) = gap.note()
+            && let Err(error) = store(shared, work, step, &mut at, &[note]).await
+        {
+            tracing::warn!(work = %work.id, error = &error as &dyn std::error::Error, "the end of a step's log is missing");
+        }
+    }
+}
+
+/// What the database did not take, and nobody else has.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Gap {
+    bytes: usize,
+}
+
+impl Gap {
+    fn grow(&mut self, lost: &[Piece]) {
+        let said = |p: &&Piece| p.0 != Stream::Note;
+        self.bytes += lost.iter().filter(said).map(|(_, _, data)| data.len()).sum::<usize>();
+    }
+
+    /// Stands where the lost lines would have stood.
+    fn note(&self) -> Option<Piece> {
+        let text =
+            format!("{} bytes of the log are missing here: the database did not take them in time\n", self.bytes);
+        (self.bytes > 0).then(|| (Stream::Note, chrono::Utc::now(), text.into_bytes()))
     }
 }
 
@@ -137,4 +174,22 @@ async fn store(
     }
     *at = Some(p);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_is_told_once_and_notes_do_not_count() {
+        let piece = |stream, text: &str| (stream, chrono::Utc::now(), text.as_bytes().to_vec());
+        let mut gap = Gap::default();
+        assert!(gap.note().is_none());
+        gap.grow(&[piece(Stream::Out, "12345"), piece(Stream::Err, "678")]);
+        let Some(note) = gap.note() else { panic!("a note") };
+        assert!(String::from_utf8_lossy(&note.2).starts_with("8 bytes of the log are missing here"));
+        // The note itself was not stored either: the gap grows by what is new alone.
+        gap.grow(&[note, piece(Stream::Out, "9")]);
+        assert_eq!(gap, Gap { bytes: 9 });
+    }
 }
