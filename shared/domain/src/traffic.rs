@@ -113,12 +113,20 @@ pub struct PlanTraffic {
     #[serde(flatten)]
     pub kind: Kind,
     /// What each host of the rollout is called there, by index in the plan's hosts.
+    #[serde(deserialize_with = "by_index")]
     pub members: BTreeMap<u32, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_healthy: Option<Share>,
     pub drain_timeout_s: u32,
     pub on_drain_timeout: OnDrainTimeout,
     pub attach_timeout_s: u32,
+}
+
+/// Keys of JSON objects are texts, and where documents are flattened serde does not turn them into numbers by itself.
+fn by_index<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<u32, String>, D::Error> {
+    let named = BTreeMap::<String, String>::deserialize(from)?;
+    let index = |(k, v): (String, String)| Ok((k.parse().map_err(serde::de::Error::custom)?, v));
+    named.into_iter().map(index).collect()
 }
 
 /// A number of members, or a part of all.
@@ -154,4 +162,38 @@ pub enum TrafficState {
     Attached,
     /// It did not come back in time; the host counts as failed.
     AttachFailed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PlanStepKind;
+
+    /// As it lies in the database: inside of a tagged step.
+    #[test]
+    fn a_plan_with_load_balancers_reads_back() {
+        let kinds = [
+            serde_json::json!({ "kind": "haproxy", "endpoints": ["tcp://lb:9999"], "backend": "shop" }),
+            serde_json::json!({ "kind": "nginx", "host": "lb", "file": "/etc/nginx/shop.conf", "port": 8080, "pid": "/run/x" }),
+            serde_json::json!({ "kind": "http", "drain": { "url": "http://lb/d" }, "attach": { "url": "http://lb/a" } }),
+            serde_json::json!({ "kind": "command", "host": "lb", "run": ["/bin/pool"] }),
+        ];
+        for kind in kinds {
+            let traffic = PlanTraffic {
+                name: "front".into(),
+                kind: serde_json::from_value(kind).expect("a kind"),
+                members: [(0, "a".to_owned()), (17, "b".to_owned())].into(),
+                min_healthy: Some(Share::Percent(50)),
+                drain_timeout_s: 60,
+                on_drain_timeout: OnDrainTimeout::GoOn,
+                attach_timeout_s: 60,
+            };
+            let step = serde_json::json!({
+                "kind": "rollout", "waves": [[0, 17]], "confirm": "none", "bake_s": 0, "max_failures": 0, "parallel": 0,
+                "steps": [], "traffic": [traffic],
+            });
+            let PlanStepKind::Rollout(read) = serde_json::from_value(step).expect("reads") else { panic!("a rollout") };
+            assert_eq!(read.traffic, [traffic]);
+        }
+    }
 }
