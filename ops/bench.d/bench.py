@@ -2,106 +2,18 @@
 
 Usage: bench.py BIN-DIR NATS-SERVER N...; started by ops/bench. Every run's result is checked on every host.
 """
-import hashlib
-import http.server
 import os
 import pathlib
-import shutil
-import socket
 import statistics
-import subprocess
 import sys
-import tarfile
 import tempfile
 
 import fleet as fleets
-import ssh as ssh_side
+from parts import busy, free_port, machine, median, pack, serve_files, start_ssh, verify
 
 ROUNDS = 3
 LATENCY_RUNS = 25
 SSH_AT_ONCE = 32
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def machine():
-    model = next((l.split(":", 1)[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown CPU")
-    memory = next(int(l.split()[1]) for l in open("/proc/meminfo") if l.startswith("MemTotal")) // 1024
-    return f"{os.cpu_count()} x {model}, {memory} MiB, load {os.getloadavg()[0]:.1f} at the start"
-
-
-def busy():
-    """CPU seconds the whole machine has used."""
-    fields = [int(x) for x in open("/proc/stat").readline().split()[1:]]
-    return (sum(fields) - fields[3] - fields[4]) / fleets.TICK
-
-
-def pack(directory, version):
-    """A package of 1 MiB that cannot be compressed."""
-    source = pathlib.Path(directory) / f"src-{version}"
-    (source / "bin").mkdir(parents=True)
-    (source / "VERSION").write_text(version + "\n")
-    (source / "payload").write_bytes(os.urandom(1024 * 1024))
-    restart = source / "bin" / "restart"
-    restart.write_text('#!/bin/sh\n# Stands for a service: each start leaves a line.\necho started >> ../../shared/starts\n')
-    restart.chmod(0o755)
-    path = pathlib.Path(directory) / "files" / f"{version}.tar.gz"
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w:gz", compresslevel=1) as t:
-        t.add(source, arcname=".")
-    shutil.rmtree(source)
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Packages, and /health for the check step of both sides."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        if self.path != "/health":
-            return super().do_GET()
-        self.send_response(200)
-        self.send_header("Content-Length", "3")
-        self.end_headers()
-        self.wfile.write(b"ok\n")
-
-    def log_message(self, *_):
-        pass
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 1024
-
-    def handle_error(self, request, client_address):
-        """A client that hangs up is none of ours to report."""
-
-
-def serve(directory):
-    """In a process of its own, so that its CPU is not counted to either controller."""
-    port = free_port()
-    pid = os.fork()
-    if pid == 0:
-        os.chdir(directory)
-        Server(("127.0.0.1", port), Handler).serve_forever()
-        os._exit(0)
-    return port, pid
-
-
-def verify(roots, version):
-    for root in roots:
-        at = pathlib.Path(root) / "current" / "VERSION"
-        if not at.exists() or at.read_text().strip() != version:
-            raise RuntimeError(f"{root} does not run {version}")
-
-
-def median(rows, key):
-    return statistics.median(r[key] for r in rows)
 
 
 def measure(n, work, bin_dir, nats, ssh):
@@ -147,11 +59,6 @@ def measure(n, work, bin_dir, nats, ssh):
         os.waitpid(server, 0)
 
 
-def serve_files(base):
-    (base / "files").mkdir()
-    return serve(base / "files")
-
-
 def show(n, mine, plain):
     print(f"{n:>5}  {'windlass':<10} {median(mine, 'wall'):>8.2f} {median(mine, 'first'):>9.3f} "
           f"{median(mine, 'control_cpu'):>9.2f} {median(mine, 'machine_cpu'):>9.2f} {max(r['own_peak'] for r in mine):>9.0f} "
@@ -171,13 +78,7 @@ def main():
     print(f"machine: {machine()}")
     print(f"each figure: median of {ROUNDS} releases of a 1 MiB package in five steps; memory: the highest seen, MiB")
     with tempfile.TemporaryDirectory(prefix="windlass-bench-") as work:
-        ssh = ssh_side.Ssh(pathlib.Path(work) / "sshd")
-        try:
-            ssh.start()
-        except (ssh_side.Unavailable, OSError, subprocess.SubprocessError) as why:
-            print(f"no OpenSSH rows: {why}")
-            ssh.stop()
-            ssh = None
+        ssh = start_ssh(work)
         try:
             print(f"{'hosts':>5}  {'':<10} {'wall s':>8} {'first s':>9} {'ctrl CPU':>9} {'all CPU':>9} {'ctrl MiB':>9} {'+broker':>9}")
             latencies = []

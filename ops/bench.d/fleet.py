@@ -104,8 +104,8 @@ class Fleet:
             raise RuntimeError(f"{method} {path}: {answer.status} {text[:500].decode(errors='replace')}")
         return (json.loads(text) if text else None), at
 
-    def prepare(self, check):
-        yaml = (HERE / "catalog.yaml").read_text()
+    def prepare(self, check, change=lambda yaml: yaml):
+        yaml = change((HERE / "catalog.yaml").read_text())
         yaml = yaml.replace("flow: five\n---", f"flow: five\nvalues: {{ check: \"{check}\" }}\n---", 1)
         for a in self.record["agents"]:
             yaml += f"---\nkind: host\nname: {a['host']}\naddress: 127.0.0.1\nlabels: {{ fleet: bench }}\n"

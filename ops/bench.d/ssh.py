@@ -90,16 +90,19 @@ class Ssh:
 
     def run(self, roots, package, digest, version, check, at_once):
         """Releases to every root; returns wall seconds, seconds to the first finished host, controller CPU seconds."""
-        data = pathlib.Path(package).read_bytes()
+        scripts = {r: SCRIPT.format(root=r, version=version, digest=digest, check=check) for r in roots}
+        return self.fan_out(scripts, pathlib.Path(package).read_bytes(), at_once)
+
+    def fan_out(self, scripts, data, at_once):
+        """Runs a script for every root, `data` as its input; the same three figures."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF)
         started = time.monotonic()
         first, failed = [], []
 
         async def one(root, gate):
-            script = SCRIPT.format(root=root, version=version, digest=digest, check=check)
             async with gate:
                 p = await asyncio.create_subprocess_exec(
-                    *self.command, script, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                    *self.command, scripts[root], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
                 )
                 _, err = await asyncio.wait_for(p.communicate(data), 600)
             if p.returncode != 0:
@@ -109,12 +112,12 @@ class Ssh:
 
         async def everything():
             gate = asyncio.Semaphore(at_once)
-            await asyncio.gather(*(one(r, gate) for r in roots))
+            await asyncio.gather(*(one(r, gate) for r in scripts))
 
         asyncio.run(everything())
         wall = time.monotonic() - started
         if failed:
-            raise Unavailable(f"{len(failed)} of {len(roots)} hosts failed over SSH, the first with: {failed[0][-300:]}")
+            raise Unavailable(f"{len(failed)} of {len(scripts)} hosts failed over SSH, the first with: {failed[0][-300:]}")
         after = resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF)
         cpu = sum(a.ru_utime + a.ru_stime - b.ru_utime - b.ru_stime for a, b in zip(after, before))
         return wall, first[0], cpu
