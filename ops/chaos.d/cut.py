@@ -109,6 +109,7 @@ rng = random.Random(args.seed)
 child, record = up()
 record["windlass"] = str(WHERE / "bin/windlass")
 work = Work(WHERE / "evidence", record, [args.port], args.seed, args.projects, pathlib.Path(__file__).resolve().parent)
+work.answers = True
 try:
     work.prepare()
     # Until the cuts are over; they take as long as they take.

@@ -106,6 +106,7 @@ def deploy(version, hold):
 
 CATALOG = f"""kind: project
 name: recovery
+group: recovery
 ---
 kind: environment
 project: recovery

@@ -40,6 +40,8 @@ class Work:
         self.lock = threading.Lock()
         self.end = time.monotonic()
         self.approver = None
+        # Whether clients answer for unknown hosts: only where what ran there is known to be dead.
+        self.answers = False
 
     def note(self, **entry):
         with self.lock:
@@ -277,7 +279,11 @@ class Client(threading.Thread):
             if d["state"] == "awaiting_approval":
                 self.work.call("POST", f"/deployments/{id_}/approve", {"digest": d["plan_digest"]}, self.work.approver, op="approve", deployment=id_)
             waits = [w["on"] for w in d["waiting_on"]]
-            if "intervention" in waits:
+            if "unknown" in waits and self.work.answers:
+                hosts = [h for w in d["waiting_on"] if w["on"] == "unknown" for h in w["data"]["hosts"]]
+                self.work.call("POST", f"/deployments/{id_}/override", {"hosts": hosts, "reason": "the power was cut"}, op="override",
+                               deployment=id_)
+            elif "intervention" in waits:
                 verb = self.random.choice(["retry", "skip", "abort", "ignore"])
                 body = {"retry": {"hosts": []}, "skip": {"hosts": []}, "abort": {"reason": "chaos"},
                         "ignore": {"hosts": [], "reason": "chaos"}}[verb]
