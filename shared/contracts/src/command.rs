@@ -268,7 +268,8 @@ pub struct Request {
 }
 
 /// The scheduler's answer. `code` is stable and documented: `ok`, `not_found`, `wrong_state`, `plan_changed`,
-/// `own_request`, `already_decided`, `not_asked`, `invalid`, `nothing_to_do`, `no_last_known_good`.
+/// `own_request`, `already_decided`, `not_asked`, `invalid`, `nothing_to_do`, `no_last_known_good`, `claimed`, `required`,
+/// `unsettled`, `superseded`: `ops/docs/verbs.md` says what each means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandOutcome {
     pub accepted: bool,

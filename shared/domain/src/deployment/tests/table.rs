@@ -390,6 +390,8 @@ proptest! {
                 _ if w.d.state == State::Queued => drop(w.go(Input::LockTaken { fence: 9 })),
                 _ => drop(w.go(Input::Tick)),
             }
+            // What is due by now has happened: only the verbs make a difference below.
+            w.go(Input::Tick);
             for person in ["olga", "eve"] {
                 let offers = offered(&w.d, person);
                 for verb in Verb::ALL {

@@ -376,7 +376,7 @@ fn a_required_step_is_skipped_or_ignored_by_no_verb() {
         if let StepRunKind::Rollout(r) = &mut go.kind {
             r.required = if whole { vec![] } else { vec!["must".into()] };
         }
-        let mut w = World::running(facts(vec![go], 0));
+        let w = World::running(facts(vec![go], 0));
         let work = w.d.works_in_flight()[0];
         let failed = |host: &str, id: &str, outcome| HostResult {
             host: host.into(),
