@@ -88,6 +88,9 @@ impl Step<'_> {
                     }
                 }
                 _ if !failed => {
+                    if let StepRunKind::Rollout(r) = &mut step.kind {
+                        r.take_up(&scope, named);
+                    }
                     step.forget_failure();
                     step.state = StepState::Waiting;
                 }
@@ -122,7 +125,8 @@ impl RolloutRun {
             }
             for h in &mut w.hosts {
                 match h.state {
-                    HostState::AutoStopped => {
+                    // In a failed wave they start when the budget allows it.
+                    HostState::AutoStopped if !failed => {
                         h.state = HostState::Waiting;
                         h.reason = None;
                     }
