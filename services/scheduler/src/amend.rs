@@ -39,7 +39,6 @@ pub(crate) async fn prepare(
     tx: &mut Tx,
     d: &Deployment,
     inputs: &BTreeMap<String, serde_json::Value>,
-    by: &str,
 ) -> Result<Result<Amended, Refused>, Error> {
     let old = deployments::release(tx, d.release).await?.ok_or(Error::Missing("release"))?;
     let secret = |name: &&String| old.flow.inputs.get(*name).is_some_and(|i| matches!(i.kind, InputKind::Secret));
@@ -50,7 +49,8 @@ pub(crate) async fn prepare(
         );
         return Ok(Err(("invalid", text)));
     }
-    let mut release = Release { created_at: tx.now().await?, created_by: by.to_owned(), ..old };
+    // `created_by` stays: expressions read it, and it is not what the person changes. The event says who did.
+    let mut release = Release { created_at: tx.now().await?, ..old };
     release.inputs.extend(inputs.iter().map(|(k, v)| (k.clone(), v.clone())));
     let planned = match planner::of_release(tx, d, &release).await? {
         Ok(p) => p,

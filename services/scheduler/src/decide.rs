@@ -28,7 +28,7 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
     };
     let amended = match (&stored, &command.verb) {
         (Some(s), Verb::Retry { inputs, .. }) if !inputs.is_empty() => {
-            Some(amend::prepare(&mut read, &s.deployment, inputs, &request::person(&command.actor)).await?)
+            Some(amend::prepare(&mut read, &s.deployment, inputs).await?)
         }
         _ => None,
     };

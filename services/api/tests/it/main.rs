@@ -1,7 +1,9 @@
 //! The api against real databases and a real broker. No scheduler runs: where an outcome is needed, the test writes it.
 
 mod catalog;
+mod diagnosis;
 mod fleet;
+mod held;
 mod hooks;
 mod hostile;
 mod matrix;
@@ -11,5 +13,6 @@ mod plugins;
 mod races;
 mod secrets;
 mod sources;
+mod stepping;
 mod streams;
 mod world;

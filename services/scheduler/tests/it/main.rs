@@ -1,7 +1,12 @@
 //! The scheduler on both databases and a real broker; the test plays api and executor through the same tables.
 
+mod amend;
+mod holds;
+mod marks;
 mod ordered;
 mod planning;
+mod reopen;
+mod rollback;
 mod world;
 
 use std::time::Duration;

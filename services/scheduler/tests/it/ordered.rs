@@ -20,7 +20,7 @@ use windlass_domain::{
 use windlass_store::{artifacts, bundles, catalog, commands, deployments, events};
 use windlass_testkit::{databases, eventually};
 
-fn environment(project: &str, name: &str, host: &str) -> Environment {
+pub(crate) fn environment(project: &str, name: &str, host: &str) -> Environment {
     Environment {
         project: project.into(),
         name: name.into(),
@@ -31,7 +31,7 @@ fn environment(project: &str, name: &str, host: &str) -> Environment {
     }
 }
 
-fn request(environment: &str, artifact: ArtifactId, kind: ReleaseKind, note: &str) -> Request {
+pub(crate) fn request(environment: &str, artifact: ArtifactId, kind: ReleaseKind, note: &str) -> Request {
     Request {
         deployment: DeploymentId(Uuid::now_v7()),
         environment: environment.into(),
@@ -48,7 +48,7 @@ fn request(environment: &str, artifact: ArtifactId, kind: ReleaseKind, note: &st
 }
 
 impl World {
-    async fn save(&self, item: Item) {
+    pub(crate) async fn save(&self, item: Item) {
         let mut tx = self.store().write().await.expect("tx");
         let old = catalog::row(&mut tx, item.kind(), &item.key()).await.expect("row").map_or(0, |r| r.revision);
         catalog::save(&mut tx, &item, old, false, "test", Utc::now()).await.expect("saved");
@@ -56,7 +56,7 @@ impl World {
     }
 
     /// A registered artifact with a digest of its own.
-    async fn built(&self, project: &str, version: &str) -> ArtifactId {
+    pub(crate) async fn built(&self, project: &str, version: &str) -> ArtifactId {
         let a = Artifact {
             id: ArtifactId(Uuid::now_v7()),
             project: project.into(),
@@ -76,7 +76,13 @@ impl World {
         a.id
     }
 
-    async fn send(&self, project: &str, actor: &str, deployment: Option<DeploymentId>, verb: Verb) -> CommandOutcome {
+    pub(crate) async fn send(
+        &self,
+        project: &str,
+        actor: &str,
+        deployment: Option<DeploymentId>,
+        verb: Verb,
+    ) -> CommandOutcome {
         let c = Command {
             id: CommandId(Uuid::now_v7()),
             project: project.into(),
@@ -97,13 +103,13 @@ impl World {
         .await
     }
 
-    async fn ask_for(&self, project: &str, r: Request) -> (DeploymentId, CommandOutcome) {
+    pub(crate) async fn ask_for(&self, project: &str, r: Request) -> (DeploymentId, CommandOutcome) {
         let id = r.deployment;
         (id, self.send(project, "person:ann", Some(id), Verb::Request(Box::new(r))).await)
     }
 
     /// Requests and carries through, one host.
-    async fn released(&self, project: &str, environment: &str, artifact: ArtifactId) -> DeploymentId {
+    pub(crate) async fn released(&self, project: &str, environment: &str, artifact: ArtifactId) -> DeploymentId {
         let (id, o) = self.ask_for(project, request(environment, artifact, ReleaseKind::Normal, "")).await;
         assert!(o.accepted, "{o:?}");
         self.settle(id, &[]).await;
@@ -126,7 +132,7 @@ impl World {
         self.until(id, State::RolledBack).await;
     }
 
-    async fn in_environment(&self, project: &str, environment: &str) -> Vec<Deployment> {
+    pub(crate) async fn in_environment(&self, project: &str, environment: &str) -> Vec<Deployment> {
         let mut tx = self.store().read().await.expect("read");
         let f = deployments::Filter {
             project: Some(project.into()),
@@ -137,7 +143,7 @@ impl World {
         all.into_iter().map(|d| d.deployment).collect()
     }
 
-    async fn events(&self, aggregate: Aggregate, id: String) -> Vec<(String, Value)> {
+    pub(crate) async fn events(&self, aggregate: Aggregate, id: String) -> Vec<(String, Value)> {
         let mut tx = self.store().read().await.expect("read");
         let all = events::after(&mut tx, aggregate, &id, 0, 200).await.expect("events");
         all.into_iter().map(|e| (e.what, e.payload)).collect()

@@ -16,9 +16,9 @@ use windlass_domain::{
     artifact::Artifact,
     catalog::{Environment, Host, Item, Policy},
     deployment::{Deployment, State},
-    flow::Flow,
+    flow::{Flow, Phase},
     ids::{ArtifactId, CommandId, DeploymentId},
-    release::ReleaseKind,
+    release::{ReleaseKind, RollbackMode},
     work::{HostResult, Outcome, WorkResult, WorkSpec},
 };
 use windlass_runtime::{Health, Settings};
@@ -34,6 +34,14 @@ pub(crate) struct World {
     schedulers: Vec<JoinHandle<()>>,
     _dir: tempfile::TempDir,
     _db: Db,
+}
+
+/// What a rollback may be asked for besides.
+#[derive(Default)]
+pub(crate) struct Back {
+    pub(crate) to: Option<&'static str>,
+    pub(crate) veto: bool,
+    pub(crate) from_phase: Option<Phase>,
 }
 
 impl World {
@@ -189,6 +197,17 @@ impl World {
             commands::outcome(&mut tx, id).await.expect("outcome")
         })
         .await
+    }
+
+    /// Asks for a rollback as olga; `ask` makes it another one than the plain one.
+    pub(crate) async fn back(&self, of: DeploymentId, ask: impl FnOnce(&mut Back)) -> (DeploymentId, CommandOutcome) {
+        let rollback = DeploymentId(Uuid::now_v7());
+        let mut back = Back::default();
+        ask(&mut back);
+        let Back { to, veto, from_phase } = back;
+        let (to, reason) = (to.map(str::to_owned), "it is slow".into());
+        let verb = Verb::Rollback { mode: RollbackMode::Normal, reason, rollback, to, veto, from_phase };
+        (rollback, self.command("person:olga", of, verb).await)
     }
 
     pub(crate) async fn until(&self, id: DeploymentId, state: State) -> Deployment {

@@ -1,6 +1,7 @@
 //! The store on both databases: the same schema, the same behaviour of the facade, and SQL that both understand.
 
 mod facade;
+mod marks;
 mod pins;
 mod rows;
 mod schema;
