@@ -29,7 +29,7 @@ impl PlanFacts {
         let steps = plan.steps.iter().map(|s| StepRun {
             id: s.id.clone(),
             needs: s.needs.clone(),
-            join: s.join,
+            join: s.join.unwrap_or_default(),
             condition: s.condition.clone(),
             on_failure: s.on_failure,
             repeat: s.repeat.as_ref().map(|r| RepeatRun {

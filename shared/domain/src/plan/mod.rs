@@ -136,8 +136,9 @@ impl Plan {
 pub struct PlanStep {
     pub id: String,
     pub needs: Vec<String>,
-    #[serde(default)]
-    pub join: Join,
+    /// `None` in plans of the first version alone: what was not said then must not be said now, or their digest would change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<Join>,
     /// Its condition was false.
     pub skipped: bool,
     /// A condition that reads `steps`: decided when the step's turn comes.
@@ -167,7 +168,7 @@ impl PlanStep {
         PlanStep {
             id: id.into(),
             needs,
-            join: Join::All,
+            join: Some(Join::All),
             skipped: false,
             condition: None,
             on_failure: None,

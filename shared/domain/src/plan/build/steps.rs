@@ -58,7 +58,7 @@ impl Planner<'_> {
             }
         };
         Ok(PlanStep {
-            join: s.join,
+            join: Some(s.join),
             skipped,
             condition,
             on_failure: s.on_failure,
