@@ -130,9 +130,8 @@ impl Site {
             self.hosts.join(", ")
         );
         let restart = format!(
-            "      - {{ uses: service.restart, with: {{ command: [bin/restart], args: [\"${{{{ host.address }}}}\", \"{}\", \
-             \"{}\"] }} }}\n      - {{ uses: http.check, with: {{ url: \"http://${{{{ host.address }}}}:{}/check\", within: 30s \
-             }} }}\n",
+            "      - {{ uses: service.restart, with: {{ command: [bin/restart, \"${{{{ host.address }}}}\", \"{}\", \"{}\"] }} }}\n      \
+             - {{ uses: http.check, with: {{ url: \"http://${{{{ host.address }}}}:{}/check\", within: 30s }} }}\n",
             self.member_port,
             std::process::id(),
             self.member_port
