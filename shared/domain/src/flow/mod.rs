@@ -382,7 +382,8 @@ pub struct Probe {
     pub id: String,
     pub call: Call,
     /// CEL over `value` (what was read; of `prometheus.query` a number, of `http.request` its output, of a check on hosts
-    /// `{ok, failed, total}`). Neither given: success is that the call succeeded.
+    /// `{ok, failed, total}`; null where it could not be asked). One alone: the other is its opposite. Neither: success is
+    /// that the call succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub success: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

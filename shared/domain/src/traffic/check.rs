@@ -97,6 +97,10 @@ impl LoadBalancer {
             Kind::Http { drain, attach, state, drained, up, healthy } => {
                 for (key, c) in [("drain", Some(drain)), ("attach", Some(attach)), ("state", state.as_ref())] {
                     out.extend(c.and_then(|c| call(c).err()).map(|e| (key, e)));
+                    if key != "state" && !c.is_some_and(names_member) {
+                        let text = "does not say which member: write `{member}` into the url, a header or the body";
+                        out.push((key, text.into()));
+                    }
                 }
                 for (key, e) in [("drained", drained), ("up", up), ("healthy", healthy)] {
                     let Some(e) = e else { continue };
@@ -188,14 +192,38 @@ fn argv(command: &[String]) -> Result<(), String> {
 
 fn call(c: &HttpCall) -> Result<(), String> {
     let url = ["http://", "https://"].iter().any(|p| c.url.len() > p.len() && c.url.starts_with(p));
-    if !url || c.url.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(format!("`url` must begin with http:// or https://, not {:?}", c.url));
+    if !url || secrets_alone(&c.url)?.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(format!("`url` must begin with http:// or https:// and hold no spaces, not {:?}", c.url));
     }
+    c.headers.values().chain(&c.body).try_for_each(|t| secrets_alone(t).map(drop))?;
     let methods = ["GET", "POST", "PUT", "PATCH", "DELETE"];
     match &c.method {
         Some(m) if !methods.contains(&m.as_str()) => Err(format!("`method` must be one of {}", methods.join(", "))),
         _ => Ok(()),
     }
+}
+
+/// The text without its `${{ secrets.<name> }}`; nothing else can be filled in there.
+fn secrets_alone(text: &str) -> Result<String, String> {
+    let mut parts = text.split("${{");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (inside, after) = part.split_once("}}").ok_or("has `${{` without a closing `}}`")?;
+        let name = inside.trim().strip_prefix("secrets.").filter(|n| crate::artifact::is_name(n));
+        if name.is_none() {
+            return Err(format!(
+                "holds `{}`; only `${{{{ secrets.<name> }}}}` and `{{member}}` are filled in",
+                inside.trim()
+            ));
+        }
+        out.push_str(after);
+    }
+    Ok(out)
+}
+
+/// Whether the call says whom it is about.
+fn names_member(c: &HttpCall) -> bool {
+    std::iter::once(&c.url).chain(c.headers.values()).chain(&c.body).any(|t| t.contains("{member}"))
 }
 
 /// CEL over what the load balancer answered.

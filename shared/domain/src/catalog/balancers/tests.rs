@@ -32,7 +32,7 @@ fn every_kind_is_read_with_all_its_keys() {
     kind: http
     drain: { url: "https://lb.example/members/{member}/drain", method: POST, headers: { X: y }, body: '{"m": "{member}"}' }
     attach: { url: "https://lb.example/members/{member}/attach", method: PUT }
-    state: { url: "https://lb.example/members/{member}" }
+    state: { url: "https://lb.example/members/{member}?t=${{ secrets.t }}", headers: { authorization: "Bearer ${{ secrets.edge }}" } }
     drained: "status == 200 && json.connections == 0"
     up: json.state == 'up'
     healthy: json.healthy
@@ -53,7 +53,9 @@ fn wrong_ones_are_told_where_and_what_to_do() {
     let haproxy = |more: &str| format!("  a: {{kind: haproxy, endpoints: [\"tcp://h:1\"], backend: b, {more}}}\n");
     let nginx = |more: &str| format!("  a: {{kind: nginx, host: lb-1, {more}}}\n");
     let http = |more: &str| {
-        format!("  a: {{kind: http, drain: {{url: \"http://x\"}}, attach: {{url: \"http://x\"}}, {more}}}\n")
+        format!(
+            "  a: {{kind: http, drain: {{url: \"http://x/{{member}}\"}}, attach: {{url: \"http://x\", body: \"{{member}}\"}}, {more}}}\n"
+        )
     };
     let table = [
         ("  a: 5\n".to_string(), "must be a map with `kind`"),
@@ -93,6 +95,16 @@ fn wrong_ones_are_told_where_and_what_to_do() {
         (http("state: {url: \"http://x\"}, up: \"body == 'x'\""), "only `json` and `status` exist here"),
         (http("state: {url: \"http://x\"}, drained: \"json.\""), "json."),
         (http("min_healthy: 2"), "needs `healthy`"),
+        (http("state: {url: \"http://x/ y\"}"), "hold no spaces"),
+        (
+            http("state: {url: \"http://x\", body: \"${{ inputs.x }}\"}"),
+            "holds `inputs.x`; only `${{ secrets.<name> }}`",
+        ),
+        (http("state: {url: \"http://x\", body: \"${{ secrets.x\"}"), "without a closing"),
+        (
+            "  a: {kind: http, drain: {url: \"http://x\"}, attach: {url: \"http://x/{member}\"}}\n".into(),
+            "does not say which member",
+        ),
         ("  a: {kind: command, host: h, run: []}\n".into(), "a program and its arguments"),
         ("  a: {kind: command, host: h, run: [member]}\n".into(), "the absolute path of a program"),
         ("  a: {kind: command, host: h, run: [/m], min_healthy: 2}\n".into(), "let the command refuse"),

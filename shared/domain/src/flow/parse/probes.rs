@@ -151,8 +151,8 @@ impl Reader<'_> {
 /// What a probe reads, as its expressions see it.
 fn value(uses: &str, expression: &str) -> Type {
     match uses {
-        // Without exactly one sample it is null: an expression that asks for that is no mistake.
-        "prometheus.query" if expression.contains("null") => Type::Any,
+        // What could not be asked, or has not exactly one sample, is null: an expression that asks for that is no mistake.
+        "prometheus.query" | "http.request" if expression.contains("null") => Type::Any,
         "prometheus.query" => Type::Number,
         "http.request" => {
             Type::closed([("status", Type::Number), ("body", Type::Text), ("tries", Type::Number), ("json", Type::Any)])
