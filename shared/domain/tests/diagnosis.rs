@@ -406,7 +406,7 @@ fn a_wait_for_a_person_names_who_since_when_and_until_when() {
     let told = |f: &Finding| f.evidence.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert_eq!(f.since, Some(at(100)));
     assert!(told(f).contains("nobody has claimed it; ann requested it"), "{}", told(f));
-    assert!(told(f).contains("deadline 2026-11-21 12:30:00 utc, then remind"), "{}", told(f));
+    assert!(told(f).contains("until 2026-11-21 12:30:00 UTC, then people are reminded"), "{}", told(f));
     s.deployment.claim = Some(by("cat", 200));
     let found = diagnose(&s);
     let f = found.iter().find(|f| f.cause == Cause::WaitsForPerson).expect("found");

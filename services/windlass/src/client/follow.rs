@@ -102,10 +102,25 @@ fn event_line(event: &Value) -> Option<String> {
     }
     let payload = view::at(event, "payload")?;
     let mut parts = vec![];
-    for key in ["step", "wave", "host", "state", "outcome", "by", "owner", "deadline", "version", "reason", "comment"] {
+    for key in [
+        "step",
+        "wave",
+        "host",
+        "hosts",
+        "state",
+        "outcome",
+        "by",
+        "waiting_on",
+        "owner",
+        "deadline",
+        "version",
+        "reason",
+        "comment",
+    ] {
         let text = match (key, view::at(payload, key)) {
             // People count waves from one.
             ("wave", Some(Value::Number(n))) => n.as_u64().map(|n| (n + 1).to_string()).unwrap_or_default(),
+            (_, Some(Value::Array(_))) => some(&view::joined(payload, key)),
             _ => view::text(payload, key),
         };
         if !text.is_empty() {
@@ -114,6 +129,15 @@ fn event_line(event: &Value) -> Option<String> {
     }
     let time = view::time(event, "at");
     Some(clean(&format!("* {}  {what}  {}", time.get(11..).unwrap_or(&time), parts.join(", ")), false))
+}
+
+/// The start of a long list.
+fn some(text: &str) -> String {
+    const SHOWN: usize = 120;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// Which lines to show; empty shows all.
@@ -186,5 +210,12 @@ mod tests {
             Some("* 05:06:07  wave.settled  step rollout, wave 1, state failed, reason no")
         );
         assert_eq!(event_line(&json!({"what": "step.finished", "payload": {}})), None);
+        let e = json!({"what": "deployment.hosts_stopped", "at": "2026-11-21T05:06:07Z",
+            "payload": {"hosts": ["h1", "h2"], "by": "ann", "reason": "smoke"}});
+        let line = event_line(&e).unwrap_or_default();
+        assert!(line.ends_with("deployment.hosts_stopped  hosts h1, h2, by ann, reason smoke"), "{line}");
+        let many: Vec<String> = (0..5000).map(|n| format!("h{n}")).collect();
+        let e = json!({"what": "deployment.forced", "at": "", "payload": {"hosts": many}});
+        assert!(event_line(&e).is_some_and(|l| l.len() < 200));
     }
 }

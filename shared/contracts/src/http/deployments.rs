@@ -387,9 +387,9 @@ pub struct Command {
     pub actor: String,
     /// pending, accepted or refused
     pub state: String,
-    /// `ok`, `not_found`, `wrong_state`, `plan_changed`, `own_request`, `already_decided`, `not_asked`, `invalid`,
-    /// `nothing_to_do`, `claimed`, `required`, `no_last_known_good`, `not_known_good`, `vetoed`, `pinned`, `held`, `superseded`
-    /// and what promotion and planning say; empty while pending
+    /// Empty while pending; else `ok`, or why it was refused: `not_found`, `wrong_state`, `plan_changed`, `own_request`,
+    /// `already_decided`, `not_asked`, `invalid`, `nothing_to_do`, `claimed`, `required`, `unsettled`, `superseded`,
+    /// `no_last_known_good`, `not_known_good`, `not_verified`, `held`, `vetoed`, `pinned`. `ops/docs/verbs.md` says what each means.
     pub code: String,
     pub detail: String,
     pub created_at: DateTime<Utc>,

@@ -4,6 +4,7 @@ use super::{Cause, Fact, Finding, Snapshot, fact, undecided};
 use crate::{
     approval::{self, ApprovalRule, Missing},
     deployment::{Bound, State, WaitingOn},
+    flow::Overdue,
 };
 
 pub(super) fn look(s: &Snapshot, found: &mut Vec<Finding>) {
@@ -40,10 +41,14 @@ fn waits(s: &Snapshot, found: &mut Vec<Finding>) {
         None => {}
     }
     match &d.attention {
-        Some(a) => evidence.push(fact(
-            format!("deadline {}, then {:?}", super::moment(a.deadline), d.patience.then).to_lowercase(),
-            None,
-        )),
+        Some(a) => {
+            let then = match d.patience.then {
+                Overdue::Remind => "people are reminded",
+                Overdue::Abort => "it is aborted",
+                Overdue::Rollback => "it is rolled back",
+            };
+            evidence.push(fact(format!("until {}, then {then}", super::moment(a.deadline)), None));
+        }
         None if d.state.is_before_running() => {
             evidence.push(fact(format!("it expires {}", super::moment(d.expires_at)), None));
         }
