@@ -3,6 +3,7 @@
 mod archives;
 mod control;
 mod frames;
+mod lb;
 mod life;
 mod steps;
 mod stop;
