@@ -13,6 +13,7 @@ mod lab;
 mod library;
 mod package;
 mod plugins;
+mod probes;
 mod race;
 mod reopen;
 mod rollout;
