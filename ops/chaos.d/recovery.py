@@ -20,12 +20,12 @@ HERE = pathlib.Path(args.cluster)
 UP = json.loads((HERE / "up.json").read_text())
 TOKEN = pathlib.Path(UP["token_file"]).read_text().strip()
 HOSTS = [a["host"] for a in UP["agents"]]
-HEALTH = {"api": 0, "scheduler": 30, "executor": 33, "notifier": 36, "auditor": 39}
+HEALTH = {"api": -1, "scheduler": 29, "executor": 32, "notifier": 35, "auditor": 38}
 
 
 def port(name):
     service, n = name.rsplit("-", 1)
-    return args.ports + HEALTH[service] + int(n) - (1 if service == "api" else 0)
+    return args.ports + HEALTH[service] + int(n)
 
 
 def call(method, path, body=None, kind="application/json"):
