@@ -307,8 +307,9 @@ pub fn diagnose(s: &Snapshot) -> Vec<Finding> {
     machinery::look(s, &mut found);
     hosts::look(s, &mut found);
     people::look(s, &mut found);
-    if !found.iter().any(|f| f.severity != Severity::Fine) || s.deployment.state.is_active() {
-        found.push(machinery::doing(s));
+    let doing = machinery::doing(s);
+    if found.is_empty() || !doing.evidence.is_empty() && s.deployment.state.is_active() {
+        found.push(doing);
     }
     found.sort_by_key(|f| (f.severity, f.cause));
     found

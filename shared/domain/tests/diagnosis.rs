@@ -218,6 +218,13 @@ fn cases() -> Vec<(Cause, Snapshot)> {
             s
         }),
         (
+            Cause::NotLookedAt,
+            with(|s| {
+                s.works.clear();
+                s.tasks.clear();
+            }),
+        ),
+        (
             Cause::ResultNotApplied,
             with(|s| {
                 let w = &mut s.works[0];

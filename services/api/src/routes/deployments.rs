@@ -11,6 +11,7 @@ use crate::{
 use actix_web::http::header;
 use chrono::{DateTime, Utc};
 use serde_json::json as value;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 use windlass_contracts::{
     command::{Request, Verb},
@@ -18,11 +19,12 @@ use windlass_contracts::{
 };
 use windlass_domain::{
     access::Permission,
-    deployment::State,
+    catalog::{Item, Kind},
+    deployment::{Deployment, State},
     event::Aggregate,
     ids::{CommandId, DeploymentId},
 };
-use windlass_store::{Tx, commands, deployments, hosts, planning, sql, tasks};
+use windlass_store::{Tx, catalog, commands, deployments, hosts, planning, sql, tasks};
 
 /// Pages looked through for one filtered page; beyond it the caller goes on with `next`.
 const SCANS: usize = 10;
@@ -53,9 +55,9 @@ pub(crate) async fn request(call: Call) -> Answer {
     submit::submit_with(&call, id, &g.environment, verb, &asked.secrets).await
 }
 
-#[utoipa::path(get, path = "/api/v1/deployments", tag = "deployments", params(("project" = Option<String>, Query,), ("environment" = Option<String>, Query,), ("state" = Option<String>, Query,), ("limit" = Option<u32>, Query,), ("cursor" = Option<String>, Query,)), responses((status = 200, body = body::Page<body::Deployment>), (status = "default", body = body::Problem)))]
+#[utoipa::path(get, path = "/api/v1/deployments", tag = "deployments", params(("project" = Option<String>, Query,), ("environment" = Option<String>, Query,), ("tier" = Option<String>, Query,), ("state" = Option<String>, Query,), ("limit" = Option<u32>, Query,), ("cursor" = Option<String>, Query,)), responses((status = 200, body = body::Page<body::Deployment>), (status = "default", body = body::Problem)))]
 pub(crate) async fn list(call: Call) -> Answer {
-    call.only(&["project", "environment", "state", "limit", "cursor"])?;
+    call.only(&["project", "environment", "tier", "state", "limit", "cursor"])?;
     let (limit, cursor) = call.page()?;
     let before: Option<(DateTime<Utc>, DeploymentId)> = cursor.map(crate::page::decode).transpose()?;
     if let Some(s) = call.ask("state") {
@@ -68,7 +70,12 @@ pub(crate) async fn list(call: Call) -> Answer {
         before,
     };
     let mut tx = call.store().read().await?;
-    let mut seen = std::collections::BTreeMap::new();
+    let places = match call.ask("tier") {
+        Some(tier) => Some(of_tier(&mut tx, tier).await?),
+        None => None,
+    };
+    let fits = |d: &Deployment| places.as_ref().is_none_or(|p| p.contains(&(d.project.clone(), d.environment.clone())));
+    let mut seen = BTreeMap::new();
     let (mut rows, mut more) = (Vec::new(), true);
     for _ in 0..SCANS {
         let batch = deployments::list(&mut tx, &filter, limit + 1).await?;
@@ -79,7 +86,7 @@ pub(crate) async fn list(call: Call) -> Answer {
             if !seen.contains_key(p) {
                 seen.insert(p.clone(), call.may(&mut tx, Permission::View, Some(p)).await?);
             }
-            if seen.get(p) == Some(&true) {
+            if seen.get(p) == Some(&true) && fits(&d.deployment) {
                 rows.push(d.deployment);
             }
             if rows.len() > limit as usize {
@@ -96,6 +103,16 @@ pub(crate) async fn list(call: Call) -> Answer {
         p.next = filter.before.as_ref().map(crate::page::encode);
     }
     ok(&p)
+}
+
+/// The environments of a tier as the catalog has them now, with their projects.
+async fn of_tier(tx: &mut Tx, tier: &str) -> Result<BTreeSet<(String, String)>, Fail> {
+    let all = catalog::all(tx, Kind::Environment).await?.into_iter();
+    let of = all.filter_map(|item| match item {
+        Item::Environment(e) if e.tier.as_deref() == Some(tier) => Some((e.project, e.name)),
+        _ => None,
+    });
+    Ok(of.collect())
 }
 
 #[utoipa::path(get, path = "/api/v1/deployments/{id}", tag = "deployments", params(("id" = Uuid, Path,)), responses((status = 200, body = body::DeploymentDetail), (status = "default", body = body::Problem)))]

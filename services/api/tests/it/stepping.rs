@@ -155,3 +155,24 @@ async fn what_people_say_about_versions_is_kept_shown_and_taken_back() {
         w.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deployments_are_listed_by_the_tier_of_their_environment() {
+    for db in databases().await {
+        let w = World::start(db).await;
+        w.fill().await;
+        let beta = w.deployment("shop", "beta").await;
+        let online = w.deployment("shop", "online").await;
+        let listed = async |q: &str| {
+            let (status, page) = w.get(&format!("/deployments{q}")).await;
+            assert_eq!(status, 200, "{page}");
+            let items = page["items"].as_array().expect("items");
+            items.iter().map(|d| d["id"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(listed("").await.len(), 2);
+        assert_eq!(listed("?tier=beta").await, [beta.id.to_string()]);
+        assert_eq!(listed("?tier=online&project=shop").await, [online.id.to_string()]);
+        assert!(listed("?tier=moon").await.is_empty());
+        w.stop().await;
+    }
+}

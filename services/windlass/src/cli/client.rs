@@ -198,6 +198,9 @@ pub(crate) struct StatusArgs {
     pub(crate) project: Option<String>,
     #[arg(long)]
     pub(crate) environment: Option<String>,
+    /// Only environments of this tier
+    #[arg(long)]
+    pub(crate) tier: Option<String>,
     #[arg(long)]
     pub(crate) state: Option<String>,
     /// How many

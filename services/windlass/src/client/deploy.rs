@@ -109,6 +109,7 @@ pub(crate) async fn status(args: StatusArgs, api: &Api, out: Out) -> Result<(), 
     let filters = [
         ("project", args.project.as_deref()),
         ("environment", args.environment.as_deref()),
+        ("tier", args.tier.as_deref()),
         ("state", args.state.as_deref()),
         ("limit", Some(limit.as_str())),
     ];
@@ -184,14 +185,9 @@ fn show(status: &Value, out: Out) -> Result<(), Error> {
     for step in d.steps {
         let attempt = step.attempt.map(|a| a.to_string()).unwrap_or_default();
         if step.kind != "rollout" {
-            rows.push(vec![
-                step.id,
-                String::new(),
-                step.action.unwrap_or_default(),
-                step.state,
-                attempt,
-                step.reason.unwrap_or_default(),
-            ]);
+            let forced = step.forced.as_ref().map(|b| format!("{}: {}", b.who, b.reason));
+            let why = step.reason.or(forced).unwrap_or_default();
+            rows.push(vec![step.id, String::new(), step.action.unwrap_or_default(), step.state, attempt, why]);
             continue;
         }
         for wave in step.waves {

@@ -1,5 +1,7 @@
 //! The program as people and scripts meet it: exit codes, messages, and `up` from start to stop, with real processes.
 
+mod commands;
+
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},

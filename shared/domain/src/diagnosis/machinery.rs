@@ -1,14 +1,15 @@
 //! Whether the control plane does its part: commands, times, works with their claims, results, events, clocks.
 
-use super::{Cause, Finding, Phase, Repair, Severity, Snapshot, WorkNow, fact};
+use super::{Cause, Finding, Phase, Repair, Snapshot, WorkNow, fact};
 use crate::{
-    deployment::{State, StepRunKind, StepState, WaveState},
+    deployment::{Bound, State, StepRunKind, StepState, WaitingOn, WaveState},
     task::TaskState,
 };
 
 pub(super) fn look(s: &Snapshot, found: &mut Vec<Finding>) {
     commands(s, found);
     due(s, found);
+    idle(s, found);
     works(s, found);
     times(s, found);
     if !s.broker_up {
@@ -53,6 +54,17 @@ fn due(s: &Snapshot, found: &mut Vec<Finding>) {
     let stopped = s.plan.is_some() || s.mark.is_some();
     if s.deployment.state == State::Queued && first && s.lock.is_none() && !stopped && s.is_late(s.updated_at) {
         let text = "its environment is free, it is next, and nobody started it";
+        let evidence = vec![fact("it was last changed", Some(s.updated_at))];
+        found.push(Finding::new(Cause::NotLookedAt, text, evidence).with(Repair::Look));
+    }
+}
+
+/// It runs, and there is neither a work nor a person nor a time that it could wait for.
+fn idle(s: &Snapshot, found: &mut Vec<Finding>) {
+    let d = &s.deployment;
+    let by_executor = |w: &WaitingOn| matches!(w.bound(), Bound::Executor(_));
+    if d.state.is_active() && s.works.is_empty() && s.is_late(s.updated_at) && d.waiting_on().iter().all(by_executor) {
+        let text = "no work of it runs, and nothing else is in its way";
         let evidence = vec![fact("it was last changed", Some(s.updated_at))];
         found.push(Finding::new(Cause::NotLookedAt, text, evidence).with(Repair::Look));
     }
@@ -171,16 +183,12 @@ pub(super) fn doing(s: &Snapshot) -> Finding {
         evidence
             .push(fact(format!("{} runs {} (attempt {})", t.host, t.step, t.attempt), t.started_at.or(t.granted_at)));
     }
-    let text = match (evidence.is_empty(), d.state.is_active()) {
-        (true, true) => "no work of it runs".to_owned(),
-        (true, false) => "it was requested and nothing holds it".to_owned(),
-        (false, _) => {
-            let works: Vec<&str> =
-                s.works.iter().filter(|w| w.phase == Phase::Running).map(|w| w.what.as_str()).collect();
-            format!("{} run, {} host(s) at work", super::names(&works), granted.len())
-        }
+    let works: Vec<&str> = s.works.iter().filter(|w| w.phase == Phase::Running).map(|w| w.what.as_str()).collect();
+    let text = match (works.is_empty(), granted.len(), d.state.is_active()) {
+        (true, _, true) => "no work of it runs".to_owned(),
+        (true, _, false) => "it was requested and nothing holds it".to_owned(),
+        (false, 0, _) => format!("at work: {}", super::names(&works)),
+        (false, n, _) => format!("at work: {}, on {n} host(s)", super::names(&works)),
     };
-    let mut f = Finding::new(Cause::Working, text, evidence);
-    f.severity = Severity::Fine;
-    f
+    Finding::new(Cause::Working, text, evidence)
 }
