@@ -1,5 +1,6 @@
 //! What planning costs: build and digest of a rollout of five steps, each with values that differ by host, at 100, 1,000 and
-//! 5,000 hosts. Run by `ops/bench plan`. Prints milliseconds, the best of five, and the cost of one host.
+//! 5,000 hosts. Run by `ops/bench plan`. Prints milliseconds, the best of five, and the cost of one host; then the same with
+//! groups, a canary, a probe on each host and an nginx that each host leaves (four leaves a host).
 
 use serde_json::json;
 use std::{collections::BTreeMap, time::Instant};
@@ -14,14 +15,28 @@ use windlass_domain::{
 const STEPS: u32 = 5;
 const FLEETS: [u32; 3] = [100, 1_000, 5_000];
 
-fn flow() -> flow::Flow {
+/// The rollout alone, or with all that may come with it.
+#[derive(Clone, Copy, PartialEq)]
+enum Shape {
+    Plain,
+    Full,
+}
+
+fn flow(shape: Shape) -> flow::Flow {
     let step = |i| {
         format!(
             "      - {{ id: s{i}, uses: script, with: {{ run: \"true\", env: {{ R: \"${{{{ host.values.rack }}}}\", V: \"${{{{ values.a }}}}\" }} }} }}\n"
         )
     };
     let steps: String = (0..STEPS).map(step).collect();
-    let text = format!("flow: web\nsteps:\n  - id: rollout\n    waves: \"1 10% *2\"\n    steps:\n{steps}");
+    let head = "flow: web\nsteps:\n  - id: rollout\n    waves: \"1 10% *2\"\n";
+    let text = match shape {
+        Shape::Plain => format!("{head}    steps:\n{steps}"),
+        Shape::Full => format!(
+            "{head}    group_by: zone\n    canary: canary=yes\n    bake: {{ for: 1m, probes: [{{ id: page, uses: http.check, \
+             with: {{ url: \"http://${{{{ host.address }}}}/\" }} }}] }}\n    steps:\n      - uses: lb.drain\n{steps}      - uses: lb.attach\n"
+        ),
+    };
     flow::parse(&text).unwrap_or_else(|e| panic!("the program's own flow: {e:#?}"))
 }
 
@@ -29,7 +44,10 @@ fn hosts(n: u32) -> Vec<HostFacts> {
     let host = |i| HostFacts {
         name: format!("web-{i}"),
         address: format!("10.0.{}.{}", i / 250, i % 250),
-        labels: BTreeMap::from([("zone".into(), if i % 2 == 0 { "a" } else { "b" }.into())]),
+        labels: BTreeMap::from([
+            ("zone".into(), if i % 2 == 0 { "a" } else { "b" }.into()),
+            ("canary".into(), if i == 0 { "yes" } else { "no" }.into()),
+        ]),
         values: BTreeMap::from([("rack".into(), json!(format!("r{i}")))]),
         files: BTreeMap::new(),
         temporary: false,
@@ -39,13 +57,25 @@ fn hosts(n: u32) -> Vec<HostFacts> {
 
 #[expect(clippy::print_stdout, reason = "the figures are what the program is for")]
 fn main() {
+    println!("hosts   build ms   digest ms   µs a host");
+    table(Shape::Plain);
+    println!("with groups, probes and traffic");
+    table(Shape::Full);
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are what the program is for")]
+fn table(shape: Shape) {
     let built_at = chrono::DateTime::UNIX_EPOCH;
+    let nginx =
+        json!({ "kind": "nginx", "host": "lb-1", "file": "/etc/nginx/members.conf", "member": "${{ host.address }}" });
+    let nginx = serde_json::from_value(nginx).unwrap_or_else(|e| panic!("the program's own load balancer: {e}"));
     let environment = Environment {
         project: "shop".into(),
         name: "beta".into(),
         flow: "web".into(),
         values: BTreeMap::from([("a".into(), json!("1"))]),
         pool: "default".into(),
+        load_balancers: BTreeMap::from([("inner".into(), nginx)]),
         ..Environment::default()
     };
     let release = Release {
@@ -55,7 +85,7 @@ fn main() {
         kind: ReleaseKind::Normal,
         artifact: uuid::Uuid::nil().into(),
         flow_revision: 1,
-        flow: flow(),
+        flow: flow(shape),
         inputs: BTreeMap::new(),
         values: BTreeMap::new(),
         plugins: BTreeMap::new(),
@@ -77,7 +107,7 @@ fn main() {
         build_url: None,
         built_at,
     };
-    println!("hosts   build ms   digest ms   µs a host");
+    let leaves = if shape == Shape::Plain { 1 } else { 4 };
     for n in FLEETS {
         let once = || {
             let input = BuildInput {
@@ -95,7 +125,7 @@ fn main() {
             let plan = build(input).unwrap_or_else(|e| panic!("the program's own plan: {e}"));
             let built = begun.elapsed();
             let digest = plan.digest().unwrap_or_else(|e| panic!("the program's own plan: {e}"));
-            assert_eq!(digest.leaves, u64::from(n), "one leaf a host");
+            assert_eq!(digest.leaves, leaves * u64::from(n), "leaves of every host");
             (begun.elapsed(), built)
         };
         let best = (0..5).map(|_| once()).min().unwrap_or_default();

@@ -6,6 +6,7 @@ use crate::{
     flow::actions::parse_duration,
 };
 use serde_json::json;
+use std::collections::BTreeSet;
 
 /// Seconds, where a load balancer does not say.
 const DRAIN_S: u32 = 60;
@@ -124,6 +125,17 @@ impl LoadBalancer {
             }
         }
         out
+    }
+}
+
+impl Kind {
+    /// Names of the secrets that calls to it hold.
+    pub fn secrets(&self) -> BTreeSet<String> {
+        let Kind::Http { drain, attach, state, .. } = self else { return BTreeSet::new() };
+        let calls = [Some(drain), Some(attach), state.as_ref()].into_iter().flatten();
+        let texts = calls.flat_map(|c| std::iter::once(&c.url).chain(c.headers.values()).chain(&c.body));
+        let parts = texts.flat_map(|t| t.split("${{").skip(1).filter_map(|p| p.split_once("}}")));
+        parts.filter_map(|(inside, _)| inside.trim().strip_prefix("secrets.")).map(Into::into).collect()
     }
 }
 

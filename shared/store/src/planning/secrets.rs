@@ -26,12 +26,21 @@ fn named(with: &Map<String, Value>, out: &mut BTreeSet<String>) {
 /// Refuses a plan with a secret that no scope holds.
 pub(super) async fn check(tx: &mut Tx, plan: &Plan) -> Result<Result<(), Unplannable>, Error> {
     let place = secrets::Place::of(tx, &plan.project, &plan.environment, None, None).await?;
-    for step in plan.steps.iter().filter(|s| !s.skipped) {
+    let running = plan.steps.iter().filter(|s| !s.skipped);
+    for (step, on_hosts) in running.flat_map(|s| [(s, true), (s, false)]) {
         let mut names = BTreeSet::new();
-        match &step.kind {
-            PlanStepKind::Central { with, .. } => named(with, &mut names),
-            PlanStepKind::Rollout(r) => r.steps.iter().for_each(|s| named(&s.with, &mut names)),
-            PlanStepKind::Gateway(_) | PlanStepKind::Enter { .. } | PlanStepKind::Leave { .. } => {}
+        match (&step.kind, on_hosts) {
+            (PlanStepKind::Central { with, .. }, false) => named(with, &mut names),
+            (PlanStepKind::Rollout(r), true) => {
+                let probes = r.probes.iter().flat_map(|p| &p.on_hosts);
+                r.steps.iter().chain(probes).for_each(|s| named(&s.with, &mut names));
+            }
+            // What the executor asks and tells itself is in no host's scope.
+            (PlanStepKind::Rollout(r), false) => {
+                r.probes.iter().flat_map(|p| &p.central).for_each(|p| named(&p.with, &mut names));
+                names.extend(r.traffic.iter().flat_map(|t| t.kind.secrets()));
+            }
+            _ => {}
         }
         let names: Vec<String> = names.into_iter().collect();
         let missing = secrets::missing(tx, &place, &names).await?;
@@ -40,7 +49,9 @@ pub(super) async fn check(tx: &mut Tx, plan: &Plan) -> Result<Result<(), Unplann
         }
         // What no outer scope has, every host must have itself.
         let hosts = match &step.kind {
-            PlanStepKind::Rollout(r) => r.waves.iter().flatten().filter_map(|h| plan.hosts.get(*h as usize)).collect(),
+            PlanStepKind::Rollout(r) if on_hosts => {
+                r.waves.iter().flatten().filter_map(|h| plan.hosts.get(*h as usize)).collect()
+            }
             _ => vec![],
         };
         let mut lacking = None;

@@ -86,6 +86,7 @@ fn what_is_done_on_a_load_balancers_host_is_a_leaf_of_the_plan() {
             assert!(verify_spec(&spec, &proof));
             indices.insert(proof.index);
             // Of another host there is no such task.
+            assert!(matches!(plan.task_spec_at("r", segment, (h + 1) % 3), Err(PlanError::UnknownSegment { .. })));
             assert!(matches!(tree.offer_at(&plan, "r", segment, (h + 1) % 3), Err(PlanError::UnknownSegment { .. })));
         }
     }
@@ -100,6 +101,26 @@ fn what_is_done_on_a_load_balancers_host_is_a_leaf_of_the_plan() {
     assert_eq!((nginx.steps[0].timeout_s, nginx.steps[0].id.as_str()), (180, "drain.inner"));
     assert!(tree.offer_at(&plan, "r", segment::traffic(0, 0, false).expect("segment"), 0).is_err(), "HAProxy has none");
     assert_eq!(segment::traffic(8, 0, false), None, "eight at most");
+}
+
+#[test]
+fn a_plan_with_load_balancers_survives_storage_with_its_digest() {
+    let plan = balanced(DRAINED, 3).plan();
+    let text = serde_json::to_string_pretty(&plan).expect("writes");
+    let back: Plan = serde_json::from_str(&text).expect("reads");
+    assert_eq!(back, plan);
+    assert_eq!(back.digest(), plan.digest());
+}
+
+#[test]
+fn calls_of_a_load_balancer_say_which_secrets_they_hold() {
+    let lb = balancer(json!({
+        "kind": "http", "drain": { "url": "http://x/{member}?t=${{ secrets.a }}", "headers": { "x": "B ${{secrets.b}}" } },
+        "attach": { "url": "http://x/{member}", "body": "${{ secrets.a }} ${{ secrets.c }}" },
+        "state": { "url": "http://x", "body": "${{ secrets.d }}" },
+    }));
+    assert_eq!(lb.problems(), []);
+    assert_eq!(lb.kind.secrets().into_iter().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
 }
 
 #[test]
