@@ -354,20 +354,21 @@ fn start_next(d: &mut Decision, board: &Board, now: Timestamp) {
     if !board.tasks.values().any(pending) && !d.inserted.values().any(pending) {
         return;
     }
-    let by_host = by_host(d, board);
-    let current = |d: &Decision, id: &TaskId| d.current(board, *id).cloned();
-    let all: Vec<Task> = by_host.values().filter_map(|id| current(d, id)).collect();
-    let active = all.iter().filter(|t| under_way(t)).count();
+    let (mut active, mut last) = (0, None);
+    let mut waiting: BTreeMap<&str, (TaskId, Option<TrafficState>)> = BTreeMap::new();
+    let ids = board.tasks.keys().chain(d.inserted.keys().filter(|id| !board.tasks.contains_key(id)));
+    for t in ids.filter_map(|id| d.current(board, *id)) {
+        active += usize::from(under_way(t));
+        last = last.max(begun(t));
+        if t.state == TaskState::Pending && !board.closed.contains_key(&t.host) {
+            waiting.insert(&t.host, (t.id, t.traffic.as_ref().map(|t| t.state)));
+        }
+    }
     let limit = if board.wave.parallel == 0 { usize::MAX } else { board.wave.parallel as usize };
     let mut room = limit.saturating_sub(active);
-    let mut last = all.iter().filter_map(begun).max();
+    let mut inputs = Vec::new();
     for h in &board.wave.hosts {
-        let Some(id) = by_host.get(h.host.as_str()).copied() else { continue };
-        let Some(t) = d.current(board, id) else { continue };
-        if t.state != TaskState::Pending || board.closed.contains_key(&h.host) {
-            continue;
-        }
-        let off = t.traffic.as_ref().map(|t| t.state);
+        let Some((id, off)) = waiting.get(h.host.as_str()).copied() else { continue };
         if off.is_none() {
             let early = board.pace.as_ref().is_some_and(|p| now < p.due(&h.host, last));
             if room == 0 || early {
@@ -376,11 +377,15 @@ fn start_next(d: &mut Decision, board: &Board, now: Timestamp) {
             room -= 1;
             last = Some(now);
         }
-        let input = match off {
-            None if board.drains => TaskInput::Traffic { state: TrafficState::Draining, reason: None },
-            None | Some(TrafficState::Drained) => TaskInput::Offer,
-            Some(_) => continue,
-        };
+        match off {
+            None if board.drains => {
+                inputs.push((id, TaskInput::Traffic { state: TrafficState::Draining, reason: None }));
+            }
+            None | Some(TrafficState::Drained) => inputs.push((id, TaskInput::Offer)),
+            Some(_) => {}
+        }
+    }
+    for (id, input) in inputs {
         let offered = input == TaskInput::Offer;
         match d.apply(board, id, input, SERVICE, None, now) {
             Ok(()) if offered => d.frames.push((id, Frame::Offer)),
@@ -394,11 +399,6 @@ fn start_next(d: &mut Decision, board: &Board, now: Timestamp) {
 fn under_way(t: &Task) -> bool {
     matches!(t.state, TaskState::Offered | TaskState::Granted)
         || t.traffic.is_some() && t.state != TaskState::Unknown && !t.is_over()
-}
-
-fn by_host(d: &Decision, board: &Board) -> BTreeMap<String, TaskId> {
-    let all = board.tasks.values().chain(d.inserted.values());
-    all.map(|s| (s.task.host.clone(), s.task.id)).collect()
 }
 
 fn failures(d: &Decision, board: &Board) -> u32 {

@@ -10,7 +10,9 @@ use windlass_domain::work::WorkResult;
 use windlass_testkit::{databases, eventually, temp_dir};
 
 /// An HTTP server that answers with what `answer` makes of the number of requests so far; keeps every request's text.
-pub(crate) async fn server(answer: impl Fn(usize) -> Option<String> + Send + 'static) -> (String, Arc<Mutex<Vec<String>>>) {
+pub(crate) async fn server(
+    answer: impl Fn(usize) -> Option<String> + Send + 'static,
+) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -177,6 +179,77 @@ async fn notify_is_said_once_and_wait_waits_until_aborted() {
         w.abort().await;
         let WorkResult::Central { succeeded, reason, .. } = w.result(work, 1).await else { panic!("central") };
         assert!(!succeeded && reason.is_some_and(|r| r.contains("aborted")));
+        e.shut_down().await;
+    }
+}
+
+#[tokio::test]
+async fn prometheus_is_asked_for_a_number() {
+    for db in databases().await {
+        let vector = |values: &[&str]| {
+            let series: Vec<_> =
+                values.iter().map(|v| serde_json::json!({ "metric": { "job": "web" }, "value": [1, v] })).collect();
+            let data = serde_json::json!({ "resultType": "vector", "result": series });
+            serde_json::json!({ "status": "success", "data": data }).to_string()
+        };
+        let (one, seen) = server(move |n| if n == 1 { http(200, "") } else { http(200, &vector(&["0.5"])) }).await;
+        let (many, _) = server(move |_| http(200, &vector(&["1", "2"]))).await;
+        let (refused, _) =
+            server(|_| http(400, r#"{"status":"error","errorType":"bad_data","error":"parse error"}"#)).await;
+        let ask = |url: &str| {
+            let headers = serde_json::json!({ "x-scope-orgid": "shop" });
+            ("prometheus.query", serde_json::json!({ "url": url, "query": "up", "headers": headers, "within_s": 8 }))
+        };
+        let w = World::with_central(db, 1, 0, vec![ask(&one), ask(&many), ask(&refused)]).await;
+        let e = w.executor().await;
+        let (ok, reason, _) = central(&w, "c0").await;
+        assert!(!ok && reason.contains("check `url`"), "{reason}");
+        let (ok, reason, output) = central(&w, "c0").await;
+        assert!(ok, "{reason}");
+        assert_eq!(output["value"], 0.5);
+        assert_eq!(output["series"][0]["labels"]["job"], "web");
+        assert!(seen.lock().expect("no poison").iter().any(|t| t.contains("x-scope-orgid: shop")));
+        let (ok, _, output) = central(&w, "c1").await;
+        assert!(ok && output["value"].is_null(), "two samples are no one number: {output}");
+        let (ok, reason, _) = central(&w, "c2").await;
+        assert!(!ok && reason.contains("parse error"), "{reason}");
+        e.shut_down().await;
+    }
+}
+
+#[tokio::test]
+async fn a_central_failure_says_what_kind_it_was() {
+    use windlass_domain::work::FailureClass::{self, *};
+    for db in databases().await {
+        let (bad, _) = server(|_| http(500, "no")).await;
+        let (silent, _) = server(|_| None).await;
+        let request = |url: &str| ("http.request", serde_json::json!({ "url": url, "within_s": 1 }));
+        let none = format!("sha256:{}", "0".repeat(64));
+        let package =
+            serde_json::json!({ "url": bad, "digest": none, "built_at": "2020-01-01T00:00:00Z", "max_age_s": 60 });
+        let steps = vec![
+            request(&bad),
+            request(&silent),
+            request("http://169.254.169.254/"),
+            ("artifact.verify", package),
+            ("teleport", serde_json::json!({})),
+            ("wait", serde_json::json!({ "for_s": 3600 })),
+        ];
+        let w = World::with_central(db, 1, 0, steps).await;
+        let e = w.executor().await;
+        let class = async |step: &str| -> (Option<FailureClass>, serde_json::Value) {
+            let work = w.central(step).await;
+            if step == "c5" {
+                w.abort().await;
+            }
+            let WorkResult::Central { class, output, .. } = w.result(work, 1).await else { panic!("central") };
+            (class, output)
+        };
+        let (first, output) = class("c0").await;
+        assert_eq!((first, &output["status"]), (Some(Exit), &serde_json::json!(500)), "what it answered is kept");
+        for (step, want) in [("c1", Timeout), ("c2", Refused), ("c3", Artifact), ("c4", Refused), ("c5", Stopped)] {
+            assert_eq!(class(step).await.0, Some(want), "{step}");
+        }
         e.shut_down().await;
     }
 }
