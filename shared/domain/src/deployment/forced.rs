@@ -1,7 +1,7 @@
 //! What a person says about a step or a host, against what it said itself: a step that runs is called failed, what failed is
 //! called well. Both are alerts in the record, and the run keeps who said it.
 
-use super::{transition::Step, *};
+use super::{intervene::Named, transition::Step, *};
 use crate::work::FailureClass;
 use serde_json::json;
 
@@ -86,6 +86,7 @@ impl Step<'_> {
             };
             return self.call_step_well(step, who);
         }
+        let named = Named::of(only);
         let only_step = step.map(|s| self.index_of(s)).transpose()?;
         let mut touched = Vec::new();
         let mut judge = Vec::new();
@@ -97,7 +98,7 @@ impl Step<'_> {
             }
             for (w, wave) in r.waves.iter_mut().enumerate().filter(|(_, w)| w.state != WaveState::Running) {
                 let mut here = false;
-                for h in wave.hosts.iter_mut().filter(|h| h.state.is_failure() && only.contains(&h.host)) {
+                for h in wave.hosts.iter_mut().filter(|h| h.state.is_failure() && named.has(&h.host)) {
                     if h.state == HostState::Unknown {
                         silent.push(h.host.clone());
                         continue;
@@ -116,7 +117,8 @@ impl Step<'_> {
             let why = "is unknown and may still be running: override it first, then say that it is well";
             return Err(Refusal::Unsettled(format!("{h} {why}")));
         }
-        if let Some(h) = only.iter().find(|h| !touched.contains(h)) {
+        let done = Named::of(&touched);
+        if let Some(h) = only.iter().find(|h| touched.is_empty() || !done.has(h)) {
             return Err(Refusal::NothingToDo(format!("{h} has not failed: name hosts that have")));
         }
         let payload = json!({ "by": by, "verb": "succeed", "hosts": touched, "reason": reason });

@@ -3,6 +3,7 @@
 
 use super::{graph::Graph, transition::Step, *};
 use serde_json::json;
+use std::collections::{BTreeSet, HashSet};
 
 /// What a retry goes for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -23,8 +24,22 @@ impl Scope {
         self.step.as_ref().is_none_or(within)
     }
 
-    pub(super) fn has_host(&self, host: &str) -> bool {
-        self.hosts.is_empty() || self.hosts.iter().any(|h| h == host)
+    pub(super) fn named(&self) -> Named<'_> {
+        Named::of(&self.hosts)
+    }
+}
+
+/// Hosts that a person named, to be asked for each host of a run.
+pub(super) struct Named<'a>(HashSet<&'a str>);
+
+impl<'a> Named<'a> {
+    pub(super) fn of(hosts: &'a [String]) -> Named<'a> {
+        Named(hosts.iter().map(String::as_str).collect())
+    }
+
+    /// Without names every host is meant.
+    pub(super) fn has(&self, host: &str) -> bool {
+        self.0.is_empty() || self.0.contains(host)
     }
 }
 
@@ -35,6 +50,13 @@ struct Left {
     unsettled: Vec<String>,
     /// Nothing is to be done about them.
     idle: Vec<String>,
+}
+
+/// What a retry found.
+struct Parts<'a> {
+    named: Named<'a>,
+    touched: Vec<String>,
+    left: Left,
 }
 
 impl Left {
@@ -137,8 +159,7 @@ impl Step<'_> {
 
     /// Makes what failed within the scope ready to go on; the answer is what that was.
     pub(super) fn retry_failed(&mut self, scope: &Scope) -> Result<Vec<String>, Refusal> {
-        let mut touched = Vec::new();
-        let mut left = Left::default();
+        let mut parts = Parts { named: scope.named(), touched: Vec::new(), left: Left::default() };
         for i in 0..self.d.steps.len() {
             if !self.d.has_failed(i) || !scope.has_step(&self.d.steps[i].id) {
                 continue;
@@ -146,26 +167,20 @@ impl Step<'_> {
             if self.d.steps[i].state == StepState::Failed {
                 if scope.hosts.is_empty() {
                     self.mend(i);
-                    touched.push(self.d.steps[i].id.clone());
+                    parts.touched.push(self.d.steps[i].id.clone());
                 }
                 continue;
             }
             let StepRunKind::Rollout(r) = &self.d.steps[i].kind else { continue };
-            for w in (0..r.waves.len()).collect::<Vec<_>>() {
-                self.retry_wave(i, w, scope, &mut touched, &mut left)?;
+            for w in 0..r.waves.len() {
+                self.retry_wave(i, w, scope, &mut parts)?;
             }
         }
+        let Parts { touched, left, .. } = parts;
         if touched.is_empty() { Err(left.refusal("retry", "nothing has failed there")) } else { Ok(touched) }
     }
 
-    fn retry_wave(
-        &mut self,
-        i: usize,
-        w: usize,
-        scope: &Scope,
-        touched: &mut Vec<String>,
-        left: &mut Left,
-    ) -> Result<(), Refusal> {
+    fn retry_wave(&mut self, i: usize, w: usize, scope: &Scope, parts: &mut Parts<'_>) -> Result<(), Refusal> {
         let step = &mut self.d.steps[i];
         let StepRunKind::Rollout(r) = &mut step.kind else { return Ok(()) };
         let wave = &mut r.waves[w];
@@ -184,28 +199,28 @@ impl Step<'_> {
                 (h.failed_step, h.reason) = (None, None);
                 h.outputs.clear();
                 h.goes_on_at(0);
-                touched.push(h.host.clone());
+                parts.touched.push(h.host.clone());
             }
             return Ok(());
         }
         // Hosts that failed within the budget run again only where they are named: it was not for them that the wave failed.
         if wave.failed_by_probes() && scope.hosts.is_empty() {
-            touched.push(format!("{}#{w}", step.id));
+            parts.touched.push(format!("{}#{w}", step.id));
             self.probe_again(i, w);
             return Ok(());
         }
         let mut any = false;
-        for h in wave.hosts.iter_mut().filter(|h| scope.has_host(&h.host)) {
+        for h in wave.hosts.iter_mut().filter(|h| parts.named.has(&h.host)) {
             match h.state {
                 HostState::Failed | HostState::HandStopped | HostState::NotStarted => h.goes_on_at(h.resume_at()),
                 HostState::Unknown => {
-                    left.unsettled.push(format!("{} is unknown: override it first, or wait for it", h.host));
+                    parts.left.unsettled.push(format!("{} is unknown: override it first, or wait for it", h.host));
                     continue;
                 }
                 _ => continue,
             }
             any = true;
-            touched.push(h.host.clone());
+            parts.touched.push(h.host.clone());
         }
         if any {
             wave.state = WaveState::Waiting;
@@ -218,6 +233,7 @@ impl Step<'_> {
         self.step_in(by)?;
         self.hosts_exist(only)?;
         self.d.required_stay(only, true)?;
+        let named = Named::of(only);
         let mut touched = Vec::new();
         let mut left = Left::default();
         for i in 0..self.d.steps.len() {
@@ -239,7 +255,7 @@ impl Step<'_> {
                     continue;
                 }
                 let mut any = false;
-                for h in wave.hosts.iter_mut().filter(|h| only.is_empty() || only.contains(&h.host)) {
+                for h in wave.hosts.iter_mut().filter(|h| named.has(&h.host)) {
                     match h.state {
                         HostState::Failed | HostState::HandStopped => {
                             let steps = if h.steps == 0 { all } else { h.steps };
@@ -280,9 +296,10 @@ impl Step<'_> {
     /// A step that failed as a whole, once more. A subflow goes on within where it stood still, but begins anew when it was
     /// its repeats that were used up.
     pub(super) fn mend(&mut self, i: usize) {
+        let graph = Graph::of(&self.d.steps);
+        let used_up = self.d.is_used_up(&graph, i);
         let s = &mut self.d.steps[i];
         s.forget_failure();
-        let used_up = s.repeat.as_ref().is_some_and(|r| r.runs >= r.max);
         if used_up && let Some(r) = &mut s.repeat {
             r.runs = 0;
         }
@@ -291,7 +308,6 @@ impl Step<'_> {
         if used_up || leaves.is_none() {
             return self.reset_run(i);
         }
-        let graph = Graph::of(&self.d.steps);
         let mut within = leaves.unwrap_or_default();
         // What `any` or `done` went on from has had its effect: it is not run again.
         within.retain(|w| self.d.steps[*w].state != StepState::Failed || !graph.is_joined_over(&self.d, *w));
@@ -309,6 +325,7 @@ impl Step<'_> {
         self.step_in(by)?;
         self.hosts_exist(only)?;
         self.d.required_stay(only, false)?;
+        let named = Named::of(only);
         let who = By { who: by.into(), reason: reason.into(), at: self.now };
         let mut touched = Vec::new();
         let mut left = Left::default();
@@ -332,7 +349,7 @@ impl Step<'_> {
                     judge.push((i, w, true));
                     continue;
                 }
-                for h in wave.hosts.iter_mut().filter(|h| only.is_empty() || only.contains(&h.host)) {
+                for h in wave.hosts.iter_mut().filter(|h| named.has(&h.host)) {
                     // An unknown host is not ignored away: it may still be running.
                     if h.state == HostState::Unknown {
                         left.unsettled.push(format!("{} is unknown: override it first, or wait for it", h.host));
@@ -362,10 +379,11 @@ impl Step<'_> {
         if only.is_empty() {
             return Err(Refusal::Invalid("name the hosts to exclude".into()));
         }
+        let named = Named::of(only);
         let busy: Vec<&str> = self
             .d
             .hosts()
-            .filter(|h| matches!(h.state, HostState::Running | HostState::Unknown) && only.contains(&h.host))
+            .filter(|h| matches!(h.state, HostState::Running | HostState::Unknown) && named.has(&h.host))
             .map(|h| h.host.as_str())
             .collect();
         if !busy.is_empty() {
@@ -380,7 +398,7 @@ impl Step<'_> {
             for (w, wave) in r.waves.iter_mut().enumerate() {
                 let mut here = false;
                 let done = |h: &HostRun| matches!(h.state, HostState::Succeeded | HostState::Excluded);
-                for h in wave.hosts.iter_mut().filter(|h| !done(h) && only.contains(&h.host)) {
+                for h in wave.hosts.iter_mut().filter(|h| !done(h) && named.has(&h.host)) {
                     h.state = HostState::Excluded;
                     h.by = Some(who.clone());
                     here = true;
@@ -409,11 +427,12 @@ impl Step<'_> {
         }
         self.hosts_exist(&only)?;
         let who = By { who: by.into(), reason: reason.into(), at: self.now };
-        let mut running = std::collections::BTreeSet::new();
+        let named = Named::of(&only);
+        let mut running = BTreeSet::new();
         let mut silent = Vec::new();
         for s in &mut self.d.steps {
             let StepRunKind::Rollout(r) = &mut s.kind else { continue };
-            for h in r.waves.iter_mut().flat_map(|w| &mut w.hosts).filter(|h| only.contains(&h.host)) {
+            for h in r.waves.iter_mut().flat_map(|w| &mut w.hosts).filter(|h| named.has(&h.host)) {
                 if h.state == HostState::Running {
                     h.by = Some(who.clone());
                     running.insert(h.host.clone());
@@ -441,12 +460,13 @@ impl Step<'_> {
     /// host keeps the environment's lock.
     pub(super) fn override_unknown(&mut self, by: &str, only: Vec<String>, reason: &str) -> Result<(), Refusal> {
         self.hosts_exist(&only)?;
+        let named = Named::of(&only);
         let who = By { who: by.into(), reason: reason.into(), at: self.now };
         let mut touched = Vec::new();
         for s in &mut self.d.steps {
             let StepRunKind::Rollout(r) = &mut s.kind else { continue };
             for h in r.waves.iter_mut().flat_map(|w| w.hosts.iter_mut()) {
-                if h.state == HostState::Unknown && (only.is_empty() || only.contains(&h.host)) {
+                if h.state == HostState::Unknown && named.has(&h.host) {
                     h.state = HostState::Failed;
                     h.reason = Some(format!("unknown, overridden by {by}: {reason}"));
                     h.by = Some(who.clone());
@@ -464,7 +484,11 @@ impl Step<'_> {
     }
 
     pub(super) fn hosts_exist(&self, names: &[String]) -> Result<(), Refusal> {
-        match names.iter().find(|n| !self.d.hosts().any(|h| h.host == **n)) {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let known: HashSet<&str> = self.d.hosts().map(|h| h.host.as_str()).collect();
+        match names.iter().find(|n| !known.contains(n.as_str())) {
             Some(n) => Err(Refusal::Invalid(format!("host {n:?} takes no part in this deployment"))),
             None => Ok(()),
         }
@@ -477,9 +501,23 @@ impl Step<'_> {
 }
 
 impl Deployment {
+    /// Its last run ended well, and its expression was still false: not a run that failed, but all runs.
+    pub(super) fn is_used_up(&self, graph: &Graph, i: usize) -> bool {
+        let step = &self.steps[i];
+        let last = step.repeat.as_ref().is_some_and(|r| r.runs >= r.max);
+        last && match &step.kind {
+            StepRunKind::Leave { scope } => {
+                self.members(scope).all(|m| self.has_ended(m)) && graph.verdict(self, scope).is_ok()
+            }
+            StepRunKind::Rollout(r) => r.waves.iter().all(|w| w.state == WaveState::Succeeded),
+            StepRunKind::Central { .. } | StepRunKind::Gateway(_) | StepRunKind::Enter { .. } => true,
+        }
+    }
+
     /// Refuses where going on would leave a required step undone: of these hosts, or (`only` empty) of all that failed. `past`
     /// leaves out the one step that failed, otherwise all that the host had yet to do.
     pub(super) fn required_stay(&self, only: &[String], past: bool) -> Result<(), Refusal> {
+        let named = Named::of(only);
         let mut undone = Vec::new();
         for (i, s) in self.steps.iter().enumerate().filter(|(i, _)| self.has_failed(*i)) {
             let whole = s.state == StepState::Failed;
@@ -489,9 +527,9 @@ impl Deployment {
                         if wave.failed_by_probes() && only.is_empty() && !past && s.required {
                             undone.push(format!("step {} is required, and its probes failed", s.id));
                         }
-                        let named = |h: &&HostRun| only.is_empty() || only.contains(&h.host);
+                        let meant = |h: &&HostRun| named.has(&h.host);
                         let failed = |h: &&HostRun| h.state.is_failure() && h.state != HostState::Unknown;
-                        for h in wave.hosts.iter().filter(named).filter(failed) {
+                        for h in wave.hosts.iter().filter(meant).filter(failed) {
                             let step = r.undone_by(s, h, past);
                             undone.extend(step.map(|step| format!("step {step} is required on {}", h.host)));
                         }

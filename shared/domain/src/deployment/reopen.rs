@@ -27,10 +27,11 @@ impl Step<'_> {
     pub(super) fn reopen(&mut self, by: &str, scope: Scope) -> Result<(), Refusal> {
         self.d.may_reopen()?;
         self.check_scope(&scope)?;
+        let named = scope.named();
         let failed = |i: usize| {
             let s = &self.d.steps[i];
             let within = scope.has_step(&s.id);
-            let host = |h: &HostRun| h.state.is_failure() && scope.has_host(&h.host);
+            let host = |h: &HostRun| h.state.is_failure() && named.has(&h.host);
             match &s.kind {
                 _ if !within || !matches!(s.state, StepState::Failed | StepState::Stopped) => false,
                 StepRunKind::Rollout(r) if !scope.hosts.is_empty() => r.waves.iter().flat_map(|w| &w.hosts).any(host),
@@ -68,11 +69,12 @@ impl Step<'_> {
             .filter(|i| matches!(self.d.steps[*i].state, StepState::Failed | StepState::Stopped))
             .filter(|i| self.d.steps[*i].state == StepState::Stopped || !borne(*i))
             .collect();
-        for i in open {
+        let used_up: Vec<bool> = open.iter().map(|i| self.d.is_used_up(&graph, *i)).collect();
+        for (i, used_up) in open.into_iter().zip(used_up) {
             let step = &mut self.d.steps[i];
             let (failed, named) = (step.state == StepState::Failed, scope.has_step(&step.id));
             match &mut step.kind {
-                StepRunKind::Rollout(r) if r.has_begun() => {
+                StepRunKind::Rollout(r) if r.has_begun() && !(failed && used_up) => {
                     r.take_up(&scope, named);
                     // Its policy's tries have nothing to do with those of a person.
                     step.forget_failure();
@@ -80,7 +82,7 @@ impl Step<'_> {
                 }
                 // The steps within are looked at by themselves; only repeats that were used up begin anew.
                 StepRunKind::Leave { .. } if failed => {
-                    if step.repeat.as_ref().is_some_and(|r| r.runs >= r.max) && named {
+                    if used_up && named && scope.hosts.is_empty() {
                         self.mend(i);
                     } else {
                         step.forget_failure();
@@ -108,6 +110,7 @@ impl RolloutRun {
 
     /// Failed hosts of the scope go on where they failed; what was left because the deployment ended comes back.
     fn take_up(&mut self, scope: &Scope, named: bool) {
+        let hosts = scope.named();
         for w in &mut self.waves {
             if w.state == WaveState::Succeeded {
                 continue;
@@ -133,7 +136,7 @@ impl RolloutRun {
                     // A wave that bore them keeps them; one that failed by its probes did too.
                     HostState::Failed | HostState::HandStopped | HostState::NotStarted if failed => {
                         let meant = if by_probes { !scope.hosts.is_empty() } else { true };
-                        if named && meant && scope.has_host(&h.host) {
+                        if named && meant && hosts.has(&h.host) {
                             h.goes_on_at(h.resume_at());
                         } else if !by_probes {
                             waits_for_person = true;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod graph;
 mod random;
+mod reopen;
 mod rollout;
 mod table;
 mod tasks;
@@ -27,10 +28,7 @@ fn minter() -> impl FnMut() -> WorkId {
 }
 
 fn rollout(id: &str, needs: &[&str], waves: &[&[&str]], max_failures: u32, confirm: Confirm, bake_s: u32) -> StepRun {
-    let waves = waves
-        .iter()
-        .map(|w| WaveRun::waiting(w.iter().map(|h| HostRun::waiting(*h)).collect()))
-        .collect();
+    let waves = waves.iter().map(|w| WaveRun::waiting(w.iter().map(|h| HostRun::waiting(*h)).collect())).collect();
     let kind = StepRunKind::Rollout(RolloutRun {
         probes: None,
         required: Vec::new(),
@@ -95,7 +93,15 @@ impl World {
         World { d, mint, now: 0, works: BTreeMap::new(), log }
     }
     fn try_do(&mut self, input: Input) -> Result<Vec<Effect>, Refusal> {
+        let verb = crate::deployment::table::Verb::of(&input);
         let (d, effects) = self.d.apply(input, t(self.now), &mut self.mint)?;
+        // Whatever was done to get here: the table says where a verb can lead. Only time can lead elsewhere.
+        let by_time = d.state == State::Expired || d.patience.then != crate::flow::Overdue::Remind;
+        if let Some(verb) = verb.filter(|_| !by_time)
+            && let crate::deployment::table::Answer::Moves(to) = crate::deployment::table::answer(self.d.state, verb)
+        {
+            assert!(to.contains(&d.state), "{} of {:?} leads to {:?}", verb.as_str(), self.d.state, d.state);
+        }
         self.d = d;
         for e in &effects {
             if let Effect::StartWork { id, spec } = e {

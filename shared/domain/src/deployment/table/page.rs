@@ -102,7 +102,12 @@ pub fn page() -> String {
     let mut out = HEAD.to_owned();
     for verb in Verb::ALL {
         let _ = writeln!(out, "\n## {}\n\n{}\n", verb.as_str(), verb.says());
-        let claims = if verb.claims() { " Claims the deployment, or is refused while another has." } else { "" };
+        let claims = match verb {
+            Verb::Confirm => " Where probes stayed unclear it claims the deployment, or is refused while another has.",
+            Verb::Retry => " While it runs it claims the deployment, or is refused while another has.",
+            _ if verb.claims() => " Claims the deployment, or is refused while another has.",
+            _ => "",
+        };
         let _ = writeln!(out, "Right: `{}`.{claims}", verb.permission().as_str());
         deployment(&mut out, verb);
         parts(&mut out, "a central step is", &within::STEPS, named, |s| within::step(s, verb));
