@@ -30,7 +30,7 @@ impl Deployment {
                 on.push(s.id.clone());
                 continue;
             }
-            let fails = self.has_failed(i) && self.on_failure_of(i) == StepFailure::Pause;
+            let fails = self.asks_a_person(i);
             match &s.kind {
                 StepRunKind::Rollout(r) if s.state == StepState::Running => {
                     let waits = |w: &WaveRun| match w.state {
@@ -50,6 +50,12 @@ impl Deployment {
             on.push("unknown".into());
         }
         on
+    }
+
+    /// The step has failed, and that neither ends the deployment nor is borne. (A failed wave of a rollout that was taken up
+    /// again without it waits too where failures are borne: its hosts were left out for now, not for good.)
+    pub(super) fn asks_a_person(&self, i: usize) -> bool {
+        self.has_failed(i) && !matches!(self.on_failure_of(i), StepFailure::Stop | StepFailure::Rollback)
     }
 
     fn has_unknown(&self) -> bool {

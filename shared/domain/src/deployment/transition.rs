@@ -234,6 +234,8 @@ impl Step<'_> {
             self.d.state = State::Queued;
             self.event("deployment.queued", Severity::Info, json!({}));
         }
+        // Before anything starts: when nobody came in time, nothing does.
+        self.attend();
         if matches!(self.d.state, State::Running | State::Paused) {
             self.run_progress();
         }

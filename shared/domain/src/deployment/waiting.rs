@@ -320,6 +320,8 @@ impl Deployment {
         }
         for (i, s) in self.steps.iter().enumerate() {
             let step = s.id.clone();
+            // A failure that ends the deployment waits for nobody: what is under way is all that it waits for.
+            let asks = !aborting && self.asks_a_person(i);
             if let Some(ask) = s.asks.as_ref().filter(|_| !aborting) {
                 let (reason, branches) = (ask.reason.clone(), s.choices());
                 out.push(WaitingOn::Choice { step, reason, branches, owner: owner(), deadline });
@@ -328,7 +330,7 @@ impl Deployment {
             } else if let (Some(until), Some(p), false) = (s.next_try(), &s.retry, aborting) {
                 let (run, max) = (s.tries.made, p.max);
                 out.push(WaitingOn::Retry { step, wave: None, hosts: Vec::new(), run, max, until });
-            } else if s.state == StepState::Failed && self.has_failed(i) && !aborting {
+            } else if s.state == StepState::Failed && asks {
                 let reason = match &s.kind {
                     StepRunKind::Central { reason, .. } => s.reason.clone().or(reason.clone()),
                     _ => s.reason.clone(),
@@ -340,7 +342,7 @@ impl Deployment {
                 match &s.kind {
                     StepRunKind::Rollout(r) => {
                         for (w, wave) in r.waves.iter().enumerate() {
-                            out.extend(self.waiting_in_wave(s, w as u32, wave));
+                            out.extend(self.waiting_in_wave(s, w as u32, wave, asks));
                         }
                     }
                     _ => out.push(WaitingOn::Step { step }),
@@ -349,7 +351,7 @@ impl Deployment {
         }
     }
 
-    fn waiting_in_wave(&self, s: &StepRun, wave: u32, w: &WaveRun) -> Option<WaitingOn> {
+    fn waiting_in_wave(&self, s: &StepRun, wave: u32, w: &WaveRun, asks: bool) -> Option<WaitingOn> {
         let step = s.id.clone();
         let aborting = self.state == State::Aborting;
         let (owner, deadline) = (Some(self.owner().to_owned()), self.deadline());
@@ -369,6 +371,7 @@ impl Deployment {
                 let (hosts, run, max) = s.hosts_to_retry(w);
                 Some(WaitingOn::Retry { step, wave: Some(wave), hosts, run, max, until: at })
             }
+            WaveState::Failed if !asks => None,
             WaveState::Failed if w.failed_by_probes() => {
                 let reason = probed().unwrap_or_default();
                 Some(WaitingOn::Intervention { step, wave: Some(wave), hosts: vec![], reason, owner, deadline })

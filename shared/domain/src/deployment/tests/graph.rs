@@ -284,7 +284,8 @@ fn a_repeated_step_runs_until_its_expression_is_true() {
     w.go(Input::Pause { by: ops(), reason: "wait".into() });
     w.now = 500;
     w.go(Input::Tick);
-    assert_eq!((w.d.works_in_flight().len(), w.d.wake_at()), (0, None));
+    let deadline = w.d.attention.as_ref().map(|a| a.deadline);
+    assert_eq!((w.d.works_in_flight().len(), w.d.wake_at()), (0, deadline), "only the operator is waited for");
     w.go(Input::Resume { by: ops() });
     w.give("probe", json!({ "status": 200 }));
     assert_eq!(w.d.state, State::Succeeded);
