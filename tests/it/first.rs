@@ -1,12 +1,16 @@
 //! What the first version wrote still loads: its documents, messages, frames, and a whole database of it, taken from its demo
 //! and a few deployments beside it, one of them in the middle of its run. See `tests/fixtures/first/README.md`.
 
+use crate::{
+    lab::host,
+    world::{Form, PATIENCE, World},
+};
 use nkeys::KeyPair;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 use windlass_contracts::{
     audit::{note::PublicKey, verify::verify_export},
@@ -25,7 +29,7 @@ use windlass_domain::{
     work::{WorkResult, WorkSpec},
 };
 use windlass_store::{Store, audit, deployments, events, sql, tasks, works};
-use windlass_testkit::{temp_dir, workspace};
+use windlass_testkit::{Db, eventually, temp_dir, workspace};
 
 fn folder() -> PathBuf {
     workspace().join("tests/fixtures/first")
@@ -152,12 +156,16 @@ fn frames_of_the_first_version_open_with_the_keys_of_their_senders() {
     assert_eq!(seen.keys().map(String::as_str).collect::<Vec<_>>(), wanted);
 }
 
-/// The database of the first version, in a directory of its own.
+/// The database of the first version, as the file that is named.
+fn unpack(file: &Path) {
+    let out = std::process::Command::new("gzip").args(["-dc"]).arg(folder().join("windlass.db.gz")).output();
+    std::fs::write(file, out.expect("gzip runs").stdout).expect("written");
+}
+
 async fn old_store() -> (tempfile::TempDir, Store) {
     let dir = temp_dir();
     let file = dir.path().join("windlass.db");
-    let out = std::process::Command::new("gzip").args(["-dc"]).arg(folder().join("windlass.db.gz")).output();
-    std::fs::write(&file, out.expect("gzip runs").stdout).expect("written");
+    unpack(&file);
     let store = Store::open(&format!("sqlite://{}", file.display())).await.expect("migrates");
     (dir, store)
 }
@@ -225,4 +233,52 @@ async fn a_deployment_that_the_first_version_left_running_takes_todays_verbs() {
     assert_eq!(resumed.state, State::Running);
     let aborting = to(&resumed, Input::Abort { by: "ann".into(), reason: "enough".into() });
     assert_eq!(aborting.state, State::Aborting, "a host still runs");
+}
+
+/// The whole of this version on the database of the first one: the host that was running is unknown, a person answers for it,
+/// and the next release goes out.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installation_of_the_first_version_goes_on_under_this_one() {
+    let db = Db::sqlite();
+    unpack(Path::new(db.url().trim_start_matches("sqlite://")));
+    let store = Store::open(db.url()).await.expect("migrates");
+    let mut tx = store.write().await.expect("writes");
+    // Its tokens were left out of the fixture, so the first person is let in anew.
+    for all in ["DELETE FROM people", "DELETE FROM grants"] {
+        sql(all).execute(&mut tx).await.expect("deletes");
+    }
+    tx.commit().await.expect("commits");
+    store.close().await;
+    let mut w = World::start(db, Form::Embedded).await;
+
+    let items = w.get("/deployments?project=shop&limit=50").await["items"].as_array().cloned().expect("items");
+    assert_eq!(items.len(), 12);
+    let of = |state: &str| {
+        let found = items.iter().find(|d| d["state"] == state && d["environment"] == "lab");
+        found.and_then(|d| d["id"].as_str()).unwrap_or_else(|| panic!("none {state}: {items:#?}")).to_owned()
+    };
+    w.post(&format!("/deployments/{}/cancel", of("queued")), json!({})).await;
+    let running = items.iter().find(|d| ["running", "paused"].contains(&d["state"].as_str().unwrap_or_default()));
+    let running = running.and_then(|d| d["id"].as_str()).expect("one runs").to_owned();
+    eventually(PATIENCE, "the silent host is unknown", async || {
+        let d = w.get(&format!("/deployments/{running}")).await;
+        (host(&d, "rollout", "demo-1")["state"] == "unknown").then_some(())
+    })
+    .await;
+    let answer = json!({ "hosts": ["demo-1"], "reason": "that machine is gone" });
+    w.post(&format!("/deployments/{running}/override"), answer).await;
+    w.post(&format!("/deployments/{running}/abort"), json!({ "reason": "with it" })).await;
+    w.until(&running, &["aborted"]).await;
+
+    let hosts = ["demo-1", "demo-2", "demo-3"];
+    for h in w.get("/hosts").await["items"].as_array().expect("hosts") {
+        let id = h["agent"]["id"].as_str().or(h["agent_id"].as_str()).unwrap_or_else(|| panic!("no agent: {h:#}"));
+        w.post(&format!("/agents/{id}/revoke"), json!({})).await;
+    }
+    w.agents(&hosts).await;
+    w.apply("kind: flow\nproject: shop\nflow: lab\nsteps:\n  - id: all\n    waves: \"1 *2\"\n    steps:\n      - { uses: script, with: { run: \"true\" } }\n").await;
+    let versions = w.get("/projects/shop/artifacts").await;
+    let version = versions["items"][0]["version"].as_str().unwrap_or_else(|| panic!("{versions:#}"));
+    let id = w.deploy("shop", "lab", version).await;
+    w.until(&id, &["succeeded"]).await;
 }
