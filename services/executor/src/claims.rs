@@ -54,7 +54,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bells: Vec<Subscription>) {
                 }
             }
             () = tokio::time::sleep_until(next) => {
-                next = Instant::now() + poll;
+                next = Instant::now() + until_expiry(&shared, poll).await;
                 let room = settings.executor.max_works.saturating_sub(driven.len());
                 match claim(&shared, room).await {
                     Ok(claims) => {
@@ -81,6 +81,18 @@ pub(crate) async fn run(shared: Arc<Shared>, bells: Vec<Subscription>) {
     if drained.is_err() {
         tracing::warn!(left = drivers.len(), "works were not released in time; their claims expire");
         drivers.shutdown().await;
+    }
+}
+
+/// The next look: after a poll, or as soon as a claim runs out that nobody renewed. A dead executor's works so wait for
+/// its lease and no longer.
+async fn until_expiry(shared: &Shared, poll: Duration) -> Duration {
+    let look =
+        async { works::next_expiry(&mut shared.ctx.store.read().await?, &shared.ctx.settings.executor.pools).await };
+    match look.await {
+        // A moment later, so that it has run out by then.
+        Ok(Some(left)) => poll.min(left + Duration::from_millis(50)),
+        Ok(None) | Err(_) => poll,
     }
 }
 

@@ -232,6 +232,22 @@ pub async fn any_claimable(tx: &mut Tx, pools: &[String]) -> Result<bool, Error>
     Ok(false)
 }
 
+/// How long until the next claim of these pools runs out, if nobody renews it before; `None` when there is none.
+pub async fn next_expiry(tx: &mut Tx, pools: &[String]) -> Result<Option<Duration>, Error> {
+    let now = tx.now().await?;
+    let mut next: Option<Timestamp> = None;
+    for pool in pools {
+        let at: Option<Timestamp> =
+            sql("SELECT MIN(expires_at) FROM work_claims WHERE phase <> 'settled' AND pool = $1 AND expires_at >= $2")
+                .bind(pool)
+                .bind(now)
+                .fetch_scalar(tx)
+                .await?;
+        next = next.into_iter().chain(at).min();
+    }
+    Ok(next.map(|at| (at - now).to_std().unwrap_or_default()))
+}
+
 /// Takes works of these pools that are ready or whose owner's lease has run out, oldest first. The epoch grows, so every
 /// write of an earlier owner hits nothing from the commit on.
 pub async fn claim(
