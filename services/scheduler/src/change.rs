@@ -51,6 +51,8 @@ pub(crate) struct Change {
     pub cause: Cause,
     /// Rollbacks that were requested in it and have yet to be started.
     pub born: Vec<(Deployment, Planned)>,
+    /// A rollback that was planned before the transaction, if one may follow from it.
+    pub ready: Option<rollback::Ready>,
     pub rings: Vec<Ring>,
 }
 
@@ -62,7 +64,7 @@ impl Change {
     pub(crate) async fn begin(store: &Store, cause: Cause) -> Result<Change, Error> {
         let mut tx = store.write().await?;
         let now = tx.now().await?;
-        Ok(Change { tx, now, cause, born: Vec::new(), rings: Vec::new() })
+        Ok(Change { tx, now, cause, born: Vec::new(), ready: None, rings: Vec::new() })
     }
 
     pub(crate) async fn commit(self) -> Result<Vec<Ring>, Error> {

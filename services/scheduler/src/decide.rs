@@ -2,16 +2,19 @@
 
 use crate::{
     Error, Refused, amend,
-    change::{Cause, Change, Ring},
+    change::{Cause, Change, Ring, mint},
     gate, request,
     rollback::{self, Where},
 };
+use chrono::Utc;
 use windlass_contracts::command::{Command, Verb};
 use windlass_domain::{
+    Timestamp,
     deployment::{By, Deployment, Input, Refusal, State},
     ids::DeploymentId,
+    release::RollbackMode,
 };
-use windlass_store::{Store, catalog, decisions, deployments};
+use windlass_store::{Store, Tx, catalog, decisions, deployments};
 
 /// Decides the oldest command of a deployment; `None` when there is none.
 pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<Ring>>, Error> {
@@ -30,6 +33,10 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
         (Some(s), Verb::Retry { inputs, .. }) if !inputs.is_empty() => {
             Some(amend::prepare(&mut read, &s.deployment, inputs).await?)
         }
+        _ => None,
+    };
+    let back = match (&stored, &command.verb) {
+        (Some(s), Verb::Rollback { .. }) => Some(rollback_of(&mut read, &s.deployment, &command, Utc::now()).await?),
         _ => None,
     };
     drop(read);
@@ -64,7 +71,8 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
                     // Planned from a catalog that is no more: once again, the command still waits.
                     return Ok(Some(vec![Ring::Deployment(id)]));
                 }
-                let what = Whole { d, version: stored.version, command: &command, planned: planned.as_ref(), amended };
+                let what =
+                    Whole { d, version: stored.version, command: &command, planned: planned.as_ref(), amended, back };
                 match one(&mut change, what).await? {
                     Ok(next) => {
                         let text = format!("deployment {id} is {}", next.state.as_str());
@@ -87,10 +95,34 @@ struct Whole<'a> {
     planned: Option<&'a crate::planner::Planned>,
     /// The plan with the inputs that the command brings.
     amended: Option<Result<amend::Amended, Refused>>,
+    /// The rollback that is asked for, planned.
+    back: Option<Result<rollback::Ready, Refused>>,
+}
+
+/// Asked before anything is stopped: a deployment must not be aborted for a rollback that cannot be.
+async fn rollback_of(
+    tx: &mut Tx,
+    d: &Deployment,
+    command: &Command,
+    now: Timestamp,
+) -> Result<Result<rollback::Ready, Refused>, Error> {
+    let by = request::person(&command.actor);
+    let (Some(input), Some(at)) = (input(&command.verb, by.clone()), Where::of(&command.verb)) else {
+        return Ok(Err(("invalid", "this asks for no rollback".into())));
+    };
+    let d = rollback::ready(tx, d).await?;
+    if let Err(r) = d.apply(input, now, &mut mint) {
+        return Ok(Err((r.code(), r.to_string())));
+    }
+    let mode = match &command.verb {
+        Verb::Rollback { mode, .. } => *mode,
+        _ => RollbackMode::Normal,
+    };
+    rollback::plan(tx, &d, mode, &at, &by).await
 }
 
 async fn one(change: &mut Change, what: Whole<'_>) -> Result<Result<Deployment, Refused>, Error> {
-    let Whole { d, version, command, planned, amended } = what;
+    let Whole { d, version, command, planned, amended, back } = what;
     let by = request::person(&command.actor);
     let code = |r: Refusal| (r.code(), r.to_string());
     let input = match (&command.verb, &amended) {
@@ -108,14 +140,16 @@ async fn one(change: &mut Change, what: Whole<'_>) -> Result<Result<Deployment, 
         return Ok(Err(("invalid", "a request is not a command to an existing deployment".into())));
     };
     match &command.verb {
-        Verb::Rollback { to, from_phase, veto, reason, .. } => {
-            // Asked before anything is stopped: a deployment must not be aborted for a rollback that cannot be.
-            let d = rollback::ready(&mut change.tx, d).await?;
-            if let Err(r) = d.apply(input.clone(), change.now, &mut crate::change::mint) {
-                return Ok(Err(code(r)));
+        Verb::Rollback { veto, reason, .. } => {
+            match back {
+                Some(Ok(ready)) => change.ready = Some(ready),
+                Some(Err(why)) => return Ok(Err(why)),
+                None => {}
             }
-            let at = Where { to: to.clone(), from: *from_phase };
-            if let Err(why) = rollback::check(&mut change.tx, &d, &at).await? {
+            let d = rollback::ready(&mut change.tx, d).await?;
+            if let Some(at) = Where::of(&command.verb)
+                && let Err(why) = rollback::check(&mut change.tx, &d, &at).await?
+            {
                 return Ok(Err(why));
             }
             let result = change.apply(&d, version, input, planned).await?;
@@ -140,7 +174,7 @@ async fn one(change: &mut Change, what: Whole<'_>) -> Result<Result<Deployment, 
         _ => {}
     }
     if let Some(Ok(a)) = &amended {
-        if let Err(r) = d.apply(input.clone(), change.now, &mut crate::change::mint) {
+        if let Err(r) = d.apply(input.clone(), change.now, &mut mint) {
             return Ok(Err(code(r)));
         }
         amend::keep(change, d, a).await?;

@@ -3,7 +3,7 @@
 use crate::{
     Error, bundles,
     change::{Cause, Change, Ring},
-    decide, promotion, request,
+    decide, promotion, request, rollback,
 };
 use std::sync::Arc;
 use tracing::Instrument;
@@ -206,8 +206,10 @@ impl Scheduler {
         let mut read = store.read().await?;
         let Some(stored) = deployments::get(&mut read, id).await? else { return Ok(None) };
         if let Some(found) = works::results_to_apply(&mut read, Some(id), 1).await?.into_iter().next() {
+            let ready = rollback::plan_waiting(&mut read, &stored.deployment).await?;
             drop(read);
             let mut change = Change::begin(store, Cause::own(found.work.trace.clone())).await?;
+            change.ready = ready;
             works::mark_applied(&mut change.tx, found.work.id, found.version).await?;
             let input = Input::WorkSettled { work: found.work.id, result: found.result };
             if let Err(refusal) = change.apply(&stored.deployment, stored.version, input, None).await? {

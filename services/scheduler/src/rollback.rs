@@ -22,7 +22,7 @@ use windlass_domain::{
     ids::{DeploymentId, ReleaseId},
     release::{Release, ReleaseKind, RollbackMode},
 };
-use windlass_store::{Tx, artifacts, decisions, deployments, deployments::Good, marks};
+use windlass_store::{Tx, artifacts, catalog, decisions, deployments, deployments::Good, marks};
 
 /// Known good versions that a refusal lists.
 const LISTED: usize = 20;
@@ -36,6 +36,16 @@ pub(crate) struct Where {
     pub from: Option<Phase>,
 }
 
+impl Where {
+    /// What a rollback command says about it; none of any other command.
+    pub(crate) fn of(verb: &Verb) -> Option<Where> {
+        match verb {
+            Verb::Rollback { to, from_phase, .. } => Some(Where { to: to.clone(), from: *from_phase }),
+            _ => None,
+        }
+    }
+}
+
 /// What is known before anything is stopped: nothing stands against this rollback of `d`.
 pub(crate) async fn check(tx: &mut Tx, d: &Deployment, at: &Where) -> Result<Result<(), Refused>, Error> {
     if d.release_hosts(at.from).is_empty() {
@@ -47,6 +57,42 @@ pub(crate) async fn check(tx: &mut Tx, d: &Deployment, at: &Where) -> Result<Res
         return Ok(Err(why));
     }
     Ok(target(tx, d, at.to.as_deref()).await?.map(|_| ()))
+}
+
+/// A rollback's release and plan, made before the transaction that requests it: thousands of hosts are not planned while others
+/// wait to write.
+pub(crate) struct Ready {
+    of: DeploymentId,
+    hosts: Vec<String>,
+    release: Release,
+    planned: Planned,
+}
+
+/// Plans the rollback that a command asks for, or says why there can be none. Nothing is stored.
+pub(crate) async fn plan(
+    tx: &mut Tx,
+    d: &Deployment,
+    mode: RollbackMode,
+    at: &Where,
+    by: &str,
+) -> Result<Result<Ready, Refused>, Error> {
+    if let Err(why) = check(tx, d, at).await? {
+        return Ok(Err(why));
+    }
+    let hosts = d.release_hosts(at.from);
+    let now = tx.now().await?;
+    Ok(match prepare(tx, d, mode, at, &hosts, by, now).await? {
+        Ok((release, planned)) => Ok(Ready { of: d.id, hosts, release, planned }),
+        Err(Unplannable(text)) => Err(("invalid", text)),
+    })
+}
+
+/// Plans the rollback that waits for the end of this abort; none where there is nothing to wait for.
+pub(crate) async fn plan_waiting(tx: &mut Tx, d: &Deployment) -> Result<Option<Ready>, Error> {
+    let Some((mode, id)) = d.then_rollback else { return Ok(None) };
+    let (at, _) = asked(tx, d, Some(id)).await?;
+    let by = d.end.as_ref().map(|e| e.who.clone()).unwrap_or_default();
+    Ok(plan(tx, d, mode, &at, &by).await?.ok())
 }
 
 /// The deployment as a rollback may be asked of it: one that was asked for before and did not work out stands in nobody's way.
@@ -140,7 +186,17 @@ pub(crate) async fn request(
     let (to, reason) = asked(&mut change.tx, d, id).await?;
     let id = id.unwrap_or_else(|| DeploymentId(Uuid::now_v7()));
     let hosts = d.release_hosts(to.from);
-    match prepare(&mut change.tx, d, mode, &to, &hosts, by, change.now).await? {
+    let prepared = match change.ready.take() {
+        Some(r) if r.of == d.id && r.hosts == hosts && catalog::stamp(&mut change.tx).await? == r.planned.stamp => {
+            // What may be gone back to was asked again behind the plan.
+            match target(&mut change.tx, d, to.to.as_deref()).await? {
+                Ok(g) if g.artifact == r.release.artifact => Ok((r.release, r.planned)),
+                _ => prepare(&mut change.tx, d, mode, &to, &hosts, by, change.now).await?,
+            }
+        }
+        _ => prepare(&mut change.tx, d, mode, &to, &hosts, by, change.now).await?,
+    };
+    match prepared {
         Err(Unplannable(reason)) => {
             d.rolled_back_by = None;
             change.event(d, "deployment.rollback_impossible", Severity::Alert, json!({ "reason": reason })).await

@@ -1,6 +1,7 @@
 //! The scheduler on both databases and a real broker; the test plays api and executor through the same tables.
 
 mod amend;
+mod cost;
 mod holds;
 mod marks;
 mod ordered;

@@ -127,6 +127,8 @@ async fn what_ended_is_rolled_back_while_nothing_newer_ran() {
         assert!(w.command("person:ann", nothing, Verb::Abort { reason: "no".into() }).await.accepted);
         w.settle(nothing, &[("h1", Outcome::NotStarted)]).await;
         w.until(nothing, State::Aborted).await;
+        let (_, o) = w.back(ids[2], |b| b.to = Some("3.0.0")).await;
+        assert_eq!(o.code, "not_known_good", "good as it was, it is what would be left: {o:?}");
         let (back, o) = w.back(ids[2], |_| ()).await;
         assert!(o.accepted, "{o:?}");
         w.settle(back, &[]).await;
@@ -172,6 +174,42 @@ async fn it_takes_back_the_hosts_of_the_phase_that_failed() {
         assert!(o.accepted, "{o:?}");
         assert_eq!(w.settle(back, &[]).await, ["h1"]);
         w.until(late, State::RolledBack).await;
+        w.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_be_planned_is_refused_and_stops_nothing() {
+    for db in databases().await {
+        let w = World::start(db, &["h1"], 0).await;
+        let gray = w.phases("pause").await;
+        let one = w.built("shop", "1.0.0").await;
+        let (id, _) = w.ask_for("shop", request(&gray, one, ReleaseKind::Normal, "")).await;
+        for _ in 0..3 {
+            w.settle(id, &[]).await;
+        }
+        w.until(id, State::Succeeded).await;
+        let two = w.built("shop", "2.0.0").await;
+        let (bad, _) = w.ask_for("shop", request(&gray, two, ReleaseKind::Normal, "")).await;
+        w.settle(bad, &[]).await;
+        w.settle(bad, &[("h1", Outcome::Failed)]).await;
+        w.until(bad, State::Paused).await;
+        // The flow has steps for a normal rollback only.
+        let verb = Verb::Rollback {
+            mode: RollbackMode::Emergency,
+            reason: "fast".into(),
+            rollback: DeploymentId(Uuid::now_v7()),
+            to: None,
+            veto: true,
+            from_phase: None,
+        };
+        let o = w.command("person:olga", bad, verb).await;
+        assert!(!o.accepted && o.detail.contains("no emergency rollback"), "{o:?}");
+        assert_eq!(w.until(bad, State::Paused).await.rolled_back_by, None);
+        let mut tx = w.store().read().await.expect("read");
+        assert_eq!(marks::held(&mut tx, "shop", "gray").await.expect("reads"), None);
+        assert_eq!(marks::list(&mut tx, "shop").await.expect("reads"), []);
+        drop(tx);
         w.stop().await;
     }
 }

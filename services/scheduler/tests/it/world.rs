@@ -219,6 +219,17 @@ impl World {
         .await
     }
 
+    /// The state it is in once what was settled has been applied.
+    pub(crate) async fn until_any(&self, id: DeploymentId) -> State {
+        eventually(PATIENCE, "all results are applied", async || {
+            let mut tx = self.ctx.store.read().await.expect("read");
+            let open = works::results_to_apply(&mut tx, Some(id), 1).await.expect("reads");
+            let d = deployments::get(&mut tx, id).await.expect("read").expect("there").deployment;
+            open.is_empty().then_some(d.state)
+        })
+        .await
+    }
+
     /// Plays the executor for the deployment's open wave; the answer is its hosts.
     pub(crate) async fn settle(&self, id: DeploymentId, bad: &[(&str, Outcome)]) -> Vec<String> {
         // The work before it stays in flight until the scheduler has applied its result, so ask for one that can be claimed.
