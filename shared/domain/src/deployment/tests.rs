@@ -6,6 +6,7 @@ use crate::work::Outcome;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod cost;
 mod graph;
 mod random;
 mod reopen;
