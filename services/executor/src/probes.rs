@@ -34,6 +34,9 @@ use windlass_domain::{
 };
 use windlass_store::{Error, events, works, works::Claim};
 
+/// What a look on hosts may take beyond its offer and its steps.
+const MARGIN: Duration = Duration::from_secs(30);
+
 /// Looks until a probe fails, the time is over, the work is aborted, or the claim is lost.
 pub(crate) async fn drive(
     shared: Arc<Shared>,
@@ -189,8 +192,15 @@ async fn look(
             let nobody = || Looked::nothing("no host of the wave is well, so nothing could be asked there");
             return Ok(probes.on_hosts.iter().map(|s| (s.id.clone(), nobody())).collect());
         }
-        let tasks = side::run(shared, claim, view, side_of(probe, Heeds::Work)).await?;
-        Ok::<BTreeMap<String, Looked>, Stop>(counted(probes, &tasks))
+        let steps: u64 = probes.on_hosts.iter().map(|s| u64::from(s.timeout_s)).sum();
+        let limit = Duration::from_secs(steps) + shared.ctx.settings.executor.offer_timeout_s.get() + MARGIN;
+        let asked = side::run(shared, claim, view, side_of(probe, Heeds::Work));
+        let tasks = match tokio::time::timeout(limit, asked).await {
+            Ok(tasks) => tasks?,
+            // A busy or locked host, for example: a look does not wait for it as a task of the wave would.
+            Err(_) => end(shared, claim, view, probe).await?,
+        };
+        Ok::<BTreeMap<String, Looked>, Stop>(counted(probes, &probe.hosts, &tasks))
     };
     let (central, on_hosts) = tokio::join!(central, on_hosts);
     let mut all = on_hosts?;
@@ -199,8 +209,8 @@ async fn look(
 }
 
 /// Ends what runs on hosts.
-async fn end(shared: &Arc<Shared>, claim: &Claim, view: &Arc<PlanView>, probe: &ProbeWork) -> Result<(), Stop> {
-    side::run(shared, claim, view, side_of(probe, Heeds::End)).await.map(|_| ())
+async fn end(shared: &Arc<Shared>, claim: &Claim, view: &Arc<PlanView>, probe: &ProbeWork) -> Result<Vec<Task>, Stop> {
+    side::run(shared, claim, view, side_of(probe, Heeds::End)).await
 }
 
 fn side_of(probe: &ProbeWork, heeds: Heeds) -> Side {
@@ -214,14 +224,17 @@ fn side_of(probe: &ProbeWork, heeds: Heeds) -> Side {
 }
 
 /// How each probe came out on the hosts: the ids of the tasks' steps are those of the probes.
-fn counted(probes: &PlanProbes, tasks: &[Task]) -> BTreeMap<String, Looked> {
+fn counted(probes: &PlanProbes, hosts: &[String], tasks: &[Task]) -> BTreeMap<String, Looked> {
+    let by_host: BTreeMap<&str, &Task> = tasks.iter().map(|t| (t.host.as_str(), t)).collect();
     let mut out = BTreeMap::new();
     for (index, step) in probes.on_hosts.iter().enumerate() {
         let mut counts = Counts::default();
-        for t in tasks {
-            let said = t.steps.iter().find(|s| s.index as usize == index);
-            let why = |text: Option<&str>| {
-                text.filter(|t| !t.is_empty()).map(|text| format!("{}: {text}", t.host)).unwrap_or_else(|| t.host.clone())
+        for host in hosts {
+            let t = by_host.get(host.as_str());
+            let said = t.and_then(|t| t.steps.iter().find(|s| s.index as usize == index));
+            let why = |text: Option<&str>| match text.filter(|t| !t.is_empty()) {
+                Some(text) => format!("{host}: {text}"),
+                None => host.clone(),
             };
             match said.map(|s| s.outcome) {
                 Some(StepOutcome::Succeeded) => counts.ok += 1,
@@ -231,7 +244,7 @@ fn counted(probes: &PlanProbes, tasks: &[Task]) -> BTreeMap<String, Looked> {
                 }
                 // Not reached, or it has not said so.
                 Some(StepOutcome::Cancelled | StepOutcome::Skipped) | None => {
-                    counts.not_asked.get_or_insert(why(t.reason.as_deref()));
+                    counts.not_asked.get_or_insert(why(t.and_then(|t| t.reason.as_deref())));
                 }
             }
             counts.total += 1;

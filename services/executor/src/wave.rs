@@ -57,6 +57,17 @@ enum Role {
     Side(side::Heeds),
 }
 
+impl Role {
+    /// What is wanted of these tasks, when `desired` is wanted of the work.
+    fn heeded(self, desired: Desired) -> Desired {
+        match self {
+            Role::Main | Role::Side(side::Heeds::Work) => desired,
+            Role::Side(side::Heeds::Nothing) => Desired::Run,
+            Role::Side(side::Heeds::End) => Desired::Abort,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Wave {
     role: Role,
@@ -111,9 +122,8 @@ impl Wave {
             }
         };
         let mut board = Wave::board(&plan, wave, segment::MAIN);
-        board.pace = board.wave.stagger.map(|s| {
-            Pace::of(&claim.work.id.to_string(), claim.created_at, &board.wave.hosts, s)
-        });
+        board.pace =
+            board.wave.stagger.map(|s| Pace::of(&claim.work.id.to_string(), claim.created_at, &board.wave.hosts, s));
         board.carried = loop {
             let (wave, steps) = (&board.wave, &board.steps);
             let read = async { carried(&mut shared.ctx.store.read().await?, &claim.work, wave, steps).await };
@@ -168,7 +178,7 @@ impl Wave {
             traffic: None,
             gate: gate::Gate::default(),
             missing: VecDeque::new(),
-            desired: claim.work.desired,
+            desired: role.heeded(claim.work.desired),
             timers: HashMap::new(),
             grants: Grants::default(),
             fences: Vec::new(),
@@ -286,8 +296,7 @@ impl Wave {
         let (segment, from) = (self.board.segment, self.board.wave.hosts.iter().map(|h| h.attempt).min().unwrap_or(1));
         let rows = loop {
             let work = self.claim.work.id;
-            let rows =
-                async { tasks::of_segment(&mut self.shared.ctx.store.read().await?, work, segment, from).await };
+            let rows = async { tasks::of_segment(&mut self.shared.ctx.store.read().await?, work, segment, from).await };
             match rows.await {
                 Ok(rows) => break rows,
                 Err(error) => self.lease.after_failure(&error).await?,

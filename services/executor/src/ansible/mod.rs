@@ -4,7 +4,7 @@
 mod inventory;
 
 use crate::{
-    central::{Control, Done, failed},
+    central::{Control, Done, failed, failed_as},
     program::{End, PrivateDir, Program},
     shared::Shared,
     steplog::StepLog,
@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, time::Duration};
 use windlass_domain::{
     catalog::{Item, Kind, Ssh},
     plan::Plan,
+    work::FailureClass,
 };
 use windlass_store::{catalog, secrets};
 
@@ -101,7 +102,10 @@ pub(crate) async fn run(
     let report: Option<BTreeMap<String, Outcome>> = report.and_then(|t| serde_json::from_str(&t).ok());
     match ran.end {
         End::Stopped if control.abort.is_cancelled() => failed("stopped: the deployment was aborted"),
-        End::Stopped => failed(format!("the step took longer than its timeout of {} s", timeout.as_secs())),
+        End::Stopped => {
+            let reason = format!("the step took longer than its timeout of {} s", timeout.as_secs());
+            failed_as(FailureClass::Timeout, reason)
+        }
         End::Killed => failed("ansible-playbook was killed"),
         End::Exited(code) => judge(report, code, log),
     }

@@ -10,7 +10,7 @@ mod service;
 mod wire;
 
 use crate::{
-    central::{Control, Done, failed},
+    central::{Control, Done, failed, failed_as},
     shared::Shared,
     steplog::StepLog,
 };
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use windlass_bus::wake::Backoff;
 use windlass_domain::{
     plugin::{Plugin, Transport, Verb, check},
-    work::{CentralWork, Work},
+    work::{CentralWork, FailureClass, Work},
 };
 use windlass_store::{Error, plugins, works::Claim};
 use wire::{Answer, PROTOCOL, Request, Silence, Status};
@@ -158,11 +158,13 @@ impl Caller<'_> {
         } else if self.plugin.retry_safe {
             Next::Ask(Verb::Execute)
         } else {
-            Next::End(failed(format!(
+            let reason = format!(
                 "nobody knows whether the plugin {} did its work: {why}, it has no `check`, and it is not `retry_safe`; look, \
                  then retry or skip the step",
                 self.key
-            )))
+            );
+            // No policy tries it again.
+            Next::End(failed_as(FailureClass::Unknown, reason))
         }
     }
 
@@ -325,7 +327,7 @@ impl Caller<'_> {
             format!("the step took longer than its timeout of {} s", self.timeout.as_secs())
         };
         if !self.open || !self.plugin.has(Verb::Cancel) {
-            return Ok(failed(reason));
+            return Ok(failed_as(FailureClass::Timeout, reason));
         }
         self.store_begin(Verb::Cancel, None).await?;
         let answer = self.send(Verb::Cancel, None, None, tokio::time::sleep(CANCEL), CANCEL).await;
@@ -338,7 +340,8 @@ impl Caller<'_> {
             }
         };
         self.log.note(&format!("cancel: {said}")).await;
-        Ok(failed(format!("{reason}; {how}")))
+        // Where it was aborted, that is its class.
+        Ok(failed_as(FailureClass::Timeout, format!("{reason}; {how}")))
     }
 
     async fn send(

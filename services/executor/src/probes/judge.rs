@@ -67,6 +67,8 @@ impl Looked {
         match (&value, failed) {
             // It answered, only not as it should have.
             (Value::Object(_), Some(reason)) => Looked { value, verdict: Verdict::Fail, reason: Some(reason) },
+            // Whoever cannot be reached is not well; a Prometheus that cannot be asked says nothing about the wave.
+            (_, Some(reason)) if action == "prometheus.query" => Looked::nothing(reason),
             (_, Some(reason)) => Looked { value: Value::Null, verdict: Verdict::Fail, reason: Some(reason) },
             (Value::Null, None) => Looked { value, verdict: Verdict::Inconclusive, reason: Some(several()) },
             (_, None) => Looked { value, verdict: Verdict::Success, reason: None },
@@ -264,6 +266,8 @@ mod tests {
         let mut s = standing(None, Some("value.failed > 1"), 1);
         s.take(Looked::on_hosts(counts(2, 1, true)));
         assert_eq!(s.result.verdict, Verdict::Success, "its expression says how many may");
+        let none = |action| Looked::central(action, Value::Null, Some("cannot connect".into())).verdict;
+        assert_eq!((none("http.request"), none("prometheus.query")), (Verdict::Fail, Verdict::Inconclusive));
         let mut s = standing(Some("value.status < 500"), None, 1);
         let answer = json!({ "status": 404, "body": "", "tries": 1 });
         s.take(Looked::central("http.request", answer, Some("it answered 404 instead of 200".into())));

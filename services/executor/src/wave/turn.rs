@@ -1,6 +1,6 @@
 //! One turn of a wave: a transaction in which everything that came in meanwhile is decided at once.
 
-use super::{CHUNK, Role, Wave, side::Heeds};
+use super::{CHUNK, Role, Wave};
 use crate::{
     directory::QUARANTINE,
     dispatch::{self, Decision, Draft, Input, NewTask, SERVICE},
@@ -84,15 +84,6 @@ impl Wave {
         offered_at.max(self.listening_since).max(self.released.unwrap_or(offered_at))
     }
 
-    /// What is wanted of these tasks, when `desired` is wanted of the work.
-    fn heeded(&self, desired: Desired) -> Desired {
-        match self.role {
-            Role::Main | Role::Side(Heeds::Work) => desired,
-            Role::Side(Heeds::Nothing) => Desired::Run,
-            Role::Side(Heeds::End) => Desired::Abort,
-        }
-    }
-
     /// One transaction. `fresh`: look for words of people. `true`: all is settled.
     pub(super) async fn turn(&mut self, mut inputs: Vec<Input>, overdue: bool, fresh: bool) -> Result<bool, Error> {
         let making: Vec<WaveHost> = self.missing.iter().take(CHUNK).cloned().collect();
@@ -103,7 +94,7 @@ impl Wave {
         }
         let mut tx = self.shared.ctx.store.write().await?;
         let desired = works::lock_desired(&mut tx, self.claim.work.id).await?;
-        let desired = self.heeded(desired);
+        let desired = self.role.heeded(desired);
         works::check(&mut tx, self.claim.work.id, self.lease.epoch).await?;
         let now = tx.now().await?;
         let changed = desired != self.desired;
