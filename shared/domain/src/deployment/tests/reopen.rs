@@ -168,6 +168,19 @@ fn only_a_part_of_what_failed_is_taken_up_and_the_rest_waits_for_a_person() {
 }
 
 #[test]
+fn a_whole_wave_of_a_failed_run_is_taken_up_from_its_first_step() {
+    let mut plan = facts(vec![rollout("go", &[], &[&["z"], &["a", "b"], &["c"]], 0, Confirm::None, 0)], 0);
+    plan.on_failure = OnFailure::Stop;
+    let mut w = World::running(plan);
+    w.settle(&[]);
+    w.settle(&[("b", Outcome::Failed)]);
+    w.reopen(Input::Retry { by: ops(), hosts: vec![], step: Some("go".into()), whole_wave: true });
+    assert_eq!(w.wave_hosts(), [("a".into(), 2, 0), ("b".into(), 2, 0)]);
+    w.settle(&[]);
+    assert_eq!(w.wave_hosts(), [("c".into(), 1, 0)]);
+}
+
+#[test]
 fn what_was_borne_and_joined_over_is_not_taken_up() {
     let mut z = central("z", &["x"]);
     z.join = Join::Done;

@@ -6,7 +6,7 @@ use super::{
     *,
 };
 use crate::deployment::table::{Verb, offered};
-use crate::flow::{Join, StepFailure};
+use crate::flow::StepFailure;
 use serde_json::json;
 
 pub(super) fn events(effects: &[Effect]) -> Vec<&'static str> {
@@ -321,6 +321,32 @@ fn who_steps_in_first_answers_for_it_until_it_is_taken_over() {
     w.go(claim("ann", false, ""));
     w.go(Input::Abort { by: ops(), reason: reason() });
     assert_eq!(w.d.claim, None);
+}
+
+#[test]
+fn a_confirmation_is_claimed_only_where_probes_could_not_tell() {
+    let confirm = |by: &str| Input::Confirm { by: by.into(), wave: 0 };
+    for unclear in [false, true] {
+        let steps = vec![rollout("go", &[], &[&["a"], &["b"]], 0, Confirm::First, 0), central("x", &[])];
+        let mut w = World::running(facts(steps, 0));
+        w.settle(&[]);
+        w.fail("x");
+        w.go(Input::Claim { by: "ann".into(), take_over: false, reason: String::new() });
+        let StepRunKind::Rollout(r) = &mut w.d.steps[0].kind else { panic!("a rollout") };
+        let work = WorkId(uuid::Uuid::from_u128(70));
+        let verdict = Some(crate::work::Verdict::Inconclusive);
+        let probe = ProbeRun { work, attempt: 1, until: t(0), verdict, probes: vec![], reason: None };
+        r.waves[0].probe = Some(probe).filter(|_| unclear);
+        assert_eq!(offered(&w.d, "eve").contains(&Verb::Confirm), !unclear);
+        if unclear {
+            assert_eq!(w.refused(confirm("eve")), "claimed");
+            w.go(confirm("ann"));
+        } else {
+            w.go(confirm("eve"));
+            assert_eq!(w.d.claim.as_ref().map(|c| c.who.as_str()), Some("ann"));
+        }
+        assert_eq!(w.wave_hosts(), [("b".into(), 1, 0)]);
+    }
 }
 
 #[test]
