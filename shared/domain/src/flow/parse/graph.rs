@@ -50,6 +50,8 @@ pub(super) enum Gives {
     /// Under the ids of host steps.
     Hosts(BTreeSet<String>),
     Response,
+    /// Of `prometheus.query`.
+    Samples,
 }
 
 impl Graph {
@@ -179,6 +181,7 @@ fn gives(s: &Placed) -> Gives {
         StepKind::Gateway(_) => Gives::Nothing,
         StepKind::Rollout(r) => Gives::Hosts(r.steps.iter().map(|s| s.id.clone()).collect()),
         StepKind::Central(c) if c.uses == "http.request" => Gives::Response,
+        StepKind::Central(c) if c.uses == "prometheus.query" => Gives::Samples,
         _ => Gives::Unknown,
     }
 }

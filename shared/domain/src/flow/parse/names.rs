@@ -24,6 +24,8 @@ const RELEASE_FIELDS: [&str; 4] = ["version", "kind", "flow", "created_by"];
 const HOST_FIELDS: [&str; 5] = ["name", "address", "labels", "values", "files"];
 /// What `http.request` gives.
 const RESPONSE_FIELDS: [&str; 4] = ["status", "body", "tries", "json"];
+/// What `prometheus.query` gives.
+const SAMPLES_FIELDS: [&str; 2] = ["value", "series"];
 
 /// Expressions in one place of the text.
 #[derive(Debug)]
@@ -358,6 +360,7 @@ impl Checker<'_> {
                 Some(format!("{said}: `{id}` is a gateway and gives no outputs; read the step it decides by"))
             }
             Gives::Response if !RESPONSE_FIELDS.contains(&name.as_str()) => tell(&RESPONSE_FIELDS),
+            Gives::Samples if !SAMPLES_FIELDS.contains(&name.as_str()) => tell(&SAMPLES_FIELDS),
             Gives::Hosts(ids) if !ids.contains(name) => {
                 let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
                 tell(&ids)
