@@ -11,6 +11,9 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// Between two requests: 250 a second.
 const EVERY: Duration = Duration::from_millis(4);
+/// Every so many requests one takes long, so that each member has one under way at nearly any time: longer than it takes from
+/// the beginning of a drain to a careless restart.
+const SLOW: u64 = 25;
 
 #[derive(Default)]
 struct Seen {
@@ -63,7 +66,8 @@ impl Load {
                 while open.try_join_next().is_some() {}
                 let keep = n % 2 == 0;
                 let (client, fresh) = (if keep { kept.clone() } else { fresh.clone() }, fresh.clone());
-                let (url, s) = (url.clone(), Arc::clone(&s));
+                let url = if n % SLOW == 0 { format!("{url}slow") } else { url.clone() };
+                let s = Arc::clone(&s);
                 s.sent.fetch_add(1, Ordering::Relaxed);
                 open.spawn(async move {
                     let mut got = ask(&client, &url).await;

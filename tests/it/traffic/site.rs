@@ -24,6 +24,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(b"1\r\n.\r\n"); self.wfile.flush(); time.sleep(0.1)
         if self.path == "/": time.sleep(0.03)
+        if self.path == "/slow": time.sleep(1.2)
         body = ("version " + version).encode()
         self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers()
         self.wfile.write(body)
