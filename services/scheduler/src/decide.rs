@@ -6,10 +6,8 @@ use crate::{
     gate, request,
     rollback::{self, Where},
 };
-use chrono::Utc;
 use windlass_contracts::command::{Command, Verb};
 use windlass_domain::{
-    Timestamp,
     deployment::{By, Deployment, Input, Refusal, State},
     ids::DeploymentId,
     release::RollbackMode,
@@ -36,7 +34,7 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
         _ => None,
     };
     let back = match (&stored, &command.verb) {
-        (Some(s), Verb::Rollback { .. }) => Some(rollback_of(&mut read, &s.deployment, &command, Utc::now()).await?),
+        (Some(s), Verb::Rollback { .. }) => Some(rollback_of(&mut read, &s.deployment, &command).await?),
         _ => None,
     };
     drop(read);
@@ -104,13 +102,12 @@ async fn rollback_of(
     tx: &mut Tx,
     d: &Deployment,
     command: &Command,
-    now: Timestamp,
 ) -> Result<Result<rollback::Ready, Refused>, Error> {
     let by = request::person(&command.actor);
     let (Some(input), Some(at)) = (input(&command.verb, by.clone()), Where::of(&command.verb)) else {
         return Ok(Err(("invalid", "this asks for no rollback".into())));
     };
-    let d = rollback::ready(tx, d).await?;
+    let (d, now) = (rollback::ready(tx, d).await?, tx.now().await?);
     if let Err(r) = d.apply(input, now, &mut mint) {
         return Ok(Err((r.code(), r.to_string())));
     }
@@ -147,15 +144,22 @@ async fn one(change: &mut Change, what: Whole<'_>) -> Result<Result<Deployment, 
                 None => {}
             }
             let d = rollback::ready(&mut change.tx, d).await?;
+            if let Err(r) = d.apply(input.clone(), change.now, &mut mint) {
+                return Ok(Err(code(r)));
+            }
             if let Some(at) = Where::of(&command.verb)
                 && let Err(why) = rollback::check(&mut change.tx, &d, &at).await?
             {
                 return Ok(Err(why));
             }
-            let result = change.apply(&d, version, input, planned).await?;
-            if result.is_ok() && *veto {
-                let said = By { who: by, reason: reason.clone(), at: change.now };
+            // Nothing refuses it any more. The mark's row goes before all heads of events, as everywhere.
+            let said = By { who: by, reason: reason.clone(), at: change.now };
+            if *veto {
                 change.veto(&d, &said).await?;
+            }
+            let result = change.apply(&d, version, input, planned).await?;
+            if *veto {
+                change.vetoed(&d, &said).await?;
             }
             return Ok(result.map_err(code));
         }

@@ -117,7 +117,11 @@ impl Change {
             reason: said.reason.clone(),
             at: said.at,
         };
-        marks::set(&mut self.tx, &mark).await?;
+        Ok(marks::set(&mut self.tx, &mark).await?)
+    }
+
+    /// Tells of [`Change::veto`].
+    pub(crate) async fn vetoed(&mut self, d: &Deployment, said: &By) -> Result<(), Error> {
         let payload = json!({ "by": said.who, "reason": said.reason, "version": d.version, "deployment": d.id });
         self.environment_event(d, "environment.vetoed", Severity::Notice, payload).await
     }
