@@ -261,6 +261,13 @@ fn cases() -> Vec<(Cause, Snapshot)> {
         (Cause::ClockSkew, with(|s| s.skew_s = -30)),
         (Cause::AgentMissing, agent(AgentNow::None)),
         (Cause::AgentMissing, agent(AgentNow::NeverSeen { enrolled_at: at(1) })),
+        (Cause::AgentMissing, {
+            let mut s = agent(AgentNow::None);
+            let StepRunKind::Rollout(r) = &mut s.deployment.steps[0].kind else { panic!("a rollout") };
+            r.waves[0].hosts[0].state = HostState::NotStarted;
+            s.tasks.clear();
+            s
+        }),
         (Cause::AgentRevoked, agent(AgentNow::Revoked { at: at(1) })),
         (Cause::AgentQuarantined, agent(AgentNow::Quarantined { why: "cloned".into() })),
         (Cause::AgentSilent, agent(AgentNow::Seen { at: at(NOW - 31) })),

@@ -15,7 +15,7 @@ use windlass_domain::{
     Timestamp,
     access::{Permission, Role},
     catalog::{DEFAULT_MAX_TASKS, Item, Kind},
-    deployment::{By, Deployment, HostState},
+    deployment::{By, Deployment, HostRun, HostState},
     diagnosis::{AgentNow, Backlog, HostNow, Limits, LockNow, Other, Phase, Snapshot, TaskNow, Undecided, WorkNow},
     ids::{AgentId, DeploymentId, WorkId},
     task::Task,
@@ -188,10 +188,11 @@ async fn tasks(tx: &mut Tx, d: &Deployment) -> Result<Vec<TaskNow>, Error> {
     Ok(out)
 }
 
-/// The hosts of these tasks, and those that are unknown.
+/// The hosts of these tasks, and those that are unknown or were not started.
 async fn hosts_of(tx: &mut Tx, d: &Deployment, tasks: &[TaskNow]) -> Result<BTreeMap<String, HostNow>, Error> {
-    let unknown = d.hosts().filter(|h| h.state == HostState::Unknown).map(|h| h.host.clone());
-    let names: BTreeSet<String> = tasks.iter().map(|t| t.host.clone()).chain(unknown).collect();
+    let asked = |h: &&HostRun| matches!(h.state, HostState::Unknown | HostState::NotStarted);
+    let asked = d.hosts().filter(asked).map(|h| h.host.clone());
+    let names: BTreeSet<String> = tasks.iter().map(|t| t.host.clone()).chain(asked).collect();
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }

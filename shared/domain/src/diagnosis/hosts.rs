@@ -1,8 +1,8 @@
 //! Whether hosts do their part: agents, offers, locks, load balancers, and what nobody knows.
 
 use super::{AgentNow, Cause, Fact, Finding, Phase, Repair, Snapshot, TaskNow, fact};
-use crate::{task::TaskState, traffic::TrafficState};
-use std::collections::BTreeMap;
+use crate::{deployment::HostState, task::TaskState, traffic::TrafficState};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn look(s: &Snapshot, found: &mut Vec<Finding>) {
     let driven = |t: &TaskNow| s.works.iter().any(|w| w.id == t.work && w.phase != Phase::Settled);
@@ -41,11 +41,15 @@ fn agent(s: &Snapshot, host: &str) -> Option<(Cause, Fact)> {
 
 fn agents(s: &Snapshot, open: &[&TaskNow], found: &mut Vec<Finding>) {
     let mut by_cause: BTreeMap<Cause, (Vec<&str>, Vec<Fact>)> = BTreeMap::new();
-    let mut seen = std::collections::BTreeSet::new();
-    for t in open.iter().filter(|t| seen.insert(t.host.as_str())) {
-        if let Some((cause, fact)) = agent(s, &t.host) {
+    // Hosts that were not started are what a person is asked about: whether their agents are there now is part of it.
+    let active = s.deployment.state.is_active();
+    let not_started = s.deployment.hosts().filter(|h| active && h.state == HostState::NotStarted);
+    let hosts = open.iter().map(|t| t.host.as_str()).chain(not_started.map(|h| h.host.as_str()));
+    let mut seen = BTreeSet::new();
+    for host in hosts.filter(|h| seen.insert(*h)) {
+        if let Some((cause, fact)) = agent(s, host) {
             let slot = by_cause.entry(cause).or_default();
-            slot.0.push(&t.host);
+            slot.0.push(host);
             slot.1.push(fact);
         }
     }

@@ -31,7 +31,10 @@ fn waits(s: &Snapshot, found: &mut Vec<Finding>) {
         (None, State::AwaitingApproval) => d.requested_at,
         (None, _) => s.updated_at,
     };
-    let mut evidence: Vec<Fact> = texts.iter().map(|t| fact(t.clone(), None)).collect();
+    let mut evidence: Vec<Fact> = match texts.len() {
+        1 => Vec::new(),
+        _ => texts.iter().map(|t| fact(t.clone(), None)).collect(),
+    };
     evidence.push(fact("it has waited", Some(since)));
     match &d.claim {
         Some(c) => evidence.push(fact(format!("claimed by {}", c.who), Some(c.at))),
