@@ -12,7 +12,7 @@ use windlass_domain::{
     traffic::{Kind, OnDrainTimeout, PlanTraffic, Share, TrafficState},
     work::{FailureClass, Outcome::*, WaveHost, WaveWork, WorkSpec},
 };
-use windlass_store::tasks;
+use windlass_store::{secrets, tasks};
 use windlass_testkit::{Db, databases, eventually};
 
 /// A HAProxy as far as its runtime API goes: states and sessions of servers, and what it was told.
@@ -419,6 +419,114 @@ async fn a_load_balancers_host_that_fails_is_told_of_with_its_own_words() {
         );
         assert_eq!(hosts[0].class, Some(FailureClass::Traffic));
         assert!(w.agent(0).lock().offers.is_empty());
+        e.shut_down().await;
+    }
+}
+
+/// A load balancer with an HTTP API: who is on, with how many connections, and what was asked with which token.
+#[derive(Debug, Default)]
+struct Api {
+    at: String,
+    on: BTreeMap<String, bool>,
+    connections: u32,
+    asked: Vec<String>,
+    /// How often it answers 503 before it does what it is told.
+    busy: u32,
+}
+
+async fn api() -> Arc<Mutex<Api>> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let api = Arc::new(Mutex::new(Api {
+        at: format!("http://{}", listener.local_addr().expect("address")),
+        ..Api::default()
+    }));
+    let me = Arc::clone(&api);
+    tokio::spawn(async move {
+        while let Ok((mut s, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.windows(4).any(|w| w == b"\r\n\r\n") && s.read_buf(&mut head).await.is_ok_and(|n| n > 0) {}
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let (status, body) = me.lock().expect("lock").answer(&head);
+            let text =
+                format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            let _ = s.write_all(text.as_bytes()).await;
+        }
+    });
+    api
+}
+
+impl Api {
+    fn answer(&mut self, head: &str) -> (u16, String) {
+        let mut words = head.split_whitespace();
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().to_owned());
+        let (_, member) = path.rsplit_once('/').unwrap_or_default();
+        if !head.contains("Bearer s3cret") {
+            return (401, String::new());
+        }
+        let on = |a: &Api| a.on.values().filter(|on| **on).count();
+        if method == "POST" {
+            if self.busy > 0 {
+                self.busy -= 1;
+                return (503, String::new());
+            }
+            self.asked.push(path.clone());
+            self.on.insert(member.to_owned(), path.starts_with("/on/"));
+            return (204, String::new());
+        }
+        let is = self.on.get(member).copied().unwrap_or_default();
+        let body = serde_json::json!({ "on": is, "connections": self.connections, "healthy": on(self) });
+        (200, body.to_string())
+    }
+}
+
+#[tokio::test]
+async fn an_http_api_is_asked_until_it_says_so_with_the_environments_secret() {
+    for db in databases().await {
+        let api = api().await;
+        let at = api.lock().expect("lock").at.clone();
+        api.lock().expect("lock").on = (0..2).map(|i| (format!("h{i}"), true)).collect();
+        let call = |path: &str| {
+            serde_json::json!({ "url": format!("{at}/{path}/{{member}}"),
+                                "headers": { "authorization": "Bearer ${{ secrets.token }}" } })
+        };
+        let kind = serde_json::json!({
+            "kind": "http", "drain": call("off"), "attach": call("on"), "state": call("state"),
+            "drained": "!json.on && json.connections == 0", "up": "status == 200 && json.on", "healthy": "json.healthy",
+        });
+        let traffic = PlanTraffic {
+            name: "edge".into(),
+            kind: serde_json::from_value(kind).expect("a kind"),
+            members: (0..2).map(|i| (i, format!("h{i}"))).collect(),
+            min_healthy: Some(Share::Count(1)),
+            drain_timeout_s: 20,
+            on_drain_timeout: OnDrainTimeout::Fail,
+            attach_timeout_s: 20,
+        };
+        let mut w = World::rolling(db, 2, |r| r.traffic = vec![traffic]).await;
+        w.start_agents();
+        let e = w.executor().await;
+        let scope = "environment/shop/prod";
+        let sealed = e.ctx.sealer.seal(scope, "token", b"s3cret").expect("seals");
+        let mut tx = w.store.write().await.expect("tx");
+        secrets::put(&mut tx, scope, "token", &sealed, "ann", chrono::Utc::now()).await.expect("stores");
+        tx.commit().await.expect("commits");
+        api.lock().expect("lock").connections = 1;
+        api.lock().expect("lock").busy = 1;
+        let work = w.wave(2, 0, 0).await;
+        eventually(SOON, "one is off", async || (api.lock().expect("lock").asked.len() == 1).then_some(())).await;
+        assert!(w.agents.values().all(|a| a.lock().offers.is_empty()), "a connection is left");
+        api.lock().expect("lock").connections = 0;
+        assert_eq!(w.outcomes(work, 1).await, [Succeeded, Succeeded]);
+        let asked = api.lock().expect("lock").asked.clone();
+        assert_eq!(asked.len(), 4, "{asked:?}");
+        assert!(
+            asked[0].starts_with("/off/") && asked[1].starts_with("/on/"),
+            "one must stay, so they take turns: {asked:?}"
+        );
+        assert!(api.lock().expect("lock").on.values().all(|on| *on));
+        let tasks =
+            serde_json::to_string(&w.tasks(work).await.into_iter().map(|t| t.task).collect::<Vec<_>>()).expect("JSON");
+        assert!(!tasks.contains("s3cret"));
         e.shut_down().await;
     }
 }
