@@ -331,3 +331,27 @@ async fn secrets_agents_sessions_and_logs() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_environment_remembers_twenty_artifacts_however_often_one_is_released() {
+    on_both(async |tx| {
+        let good = |n: u128, second: i64| deployments::Good {
+            release: Uuid::from_u128(n).into(),
+            artifact: Uuid::from_u128(n).into(),
+            deployment: Uuid::from_u128(1000 + second.unsigned_abs() as u128).into(),
+            version: format!("{n}"),
+            at: at(second),
+        };
+        for n in 0..25 {
+            deployments::record_good(tx, "shop", "beta", good(n, n as i64)).await.expect("recorded");
+        }
+        for second in 30..180 {
+            deployments::record_good(tx, "shop", "beta", good(24, second)).await.expect("recorded");
+        }
+        let kept = deployments::environment_state(tx, "shop", "beta").await.expect("state").good;
+        let artifacts: std::collections::BTreeSet<_> = kept.iter().map(|g| g.artifact).collect();
+        assert_eq!((kept.len(), artifacts.len()), (100, 20));
+        assert_eq!((kept[0].at, kept.last().map(|g| g.version.as_str())), (at(179), Some("5")));
+    })
+    .await;
+}
