@@ -220,3 +220,53 @@ async fn exit_75_is_tried_again_after_a_growing_wait_on_sqlite() {
 async fn exit_75_is_tried_again_after_a_growing_wait_on_postgres() {
     retries(Db::postgres().await).await;
 }
+
+/// Killed while paused, while a retry waits, and while a wave bakes: each goes on as it stood, and nothing runs twice.
+async fn killed_in_between(db: Db) {
+    let mut lab = Lab::start(db, &PAIR).await;
+    let lines = "waves: \"100%\"\nparallel: 1\nbake: 3s\nretry: { max: 2, on: [exit], exit_codes: [75], backoff: 3s }";
+    lab.w.apply(&lab.rollout(lines, &["first", "work"])).await;
+    lab.hold("h1", "work");
+    lab.fail("h2", "work", 75);
+    let id = lab.deploy("1.0.0").await;
+    lab.until_began("h1", "work").await;
+    lab.verb(&id, "pause", json!({ "reason": "look" })).await;
+    again(&mut lab).await;
+    lab.let_go("h1", "work");
+    let d = lab.sees(&id, "h1 has ended", |d| host(d, "rollout", "h1")["task"]["state"] == "succeeded").await;
+    assert_eq!(d["state"], "paused", "a pause outlives the process: {d:#}");
+    assert_eq!(lab.times("h2", "first"), 0, "nothing begins meanwhile");
+    lab.verb(&id, "resume", json!({})).await;
+
+    lab.sees(&id, "a retry waits", |d| d["steps"][0]["waves"][0]["state"] == "retrying").await;
+    again(&mut lab).await;
+    lab.mend("h2", "work");
+    lab.sees(&id, "the wave bakes", |d| d["steps"][0]["waves"][0]["state"] == "baking" || !d["ended_at"].is_null())
+        .await;
+    again(&mut lab).await;
+    lab.w.until(&id, &["succeeded"]).await;
+    assert_eq!(
+        (lab.times("h1", "work"), lab.times("h2", "first"), lab.times("h2", "work")),
+        (1, 1, 2),
+        "{:#?}",
+        lab.marks()
+    );
+    lab.assert_started_once();
+}
+
+/// Kills the control plane, and starts it again.
+async fn again(lab: &mut Lab) {
+    lab.w.kill("up");
+    lab.w.start_process("up");
+    windlass_testkit::wait_http(&format!("{}/readyz", lab.w.base)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_during_a_pause_a_retry_or_a_bake_loses_nothing_on_sqlite() {
+    killed_in_between(Db::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_during_a_pause_a_retry_or_a_bake_loses_nothing_on_postgres() {
+    killed_in_between(Db::postgres().await).await;
+}
