@@ -51,8 +51,9 @@ pub enum OnDrainTimeout {
 /// What kind it is and how it is spoken to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "an environment has a handful of load balancers")]
 pub enum Kind {
-    /// HAProxy's runtime API. Each endpoint (`tcp://host:port`, `unix:///path` on the executor's machine) is one HAProxy; all are told.
+    /// `HAProxy`'s runtime API. Each endpoint (`tcp://host:port`, `unix:///path` on the executor's machine) is one `HAProxy`; all are told.
     Haproxy { endpoints: Vec<String>, backend: String },
     /// nginx on a host with an agent: `file` holds the upstream's `server` lines and belongs to Windlass.
     Nginx {

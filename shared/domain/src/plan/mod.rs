@@ -185,6 +185,7 @@ impl PlanStep {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a plan has few steps, and most of what is in it are rollouts")]
 pub enum PlanStepKind {
     Central {
         action: String,

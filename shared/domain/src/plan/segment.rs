@@ -3,7 +3,7 @@
 //!
 //! Each is a leaf of the plan's tree. Within a rollout they stand in this order: the host steps in wave order; the probes in
 //! wave order; then, load balancer by load balancer and in wave order, the task that lets a host go and the one that takes
-//! it back. HAProxy and HTTP are spoken to by the executor and have no tasks.
+//! it back. `HAProxy` and HTTP are spoken to by the executor and have no tasks.
 
 use super::{Plan, PlanRollout};
 use crate::{
