@@ -151,12 +151,6 @@ impl WaveRun {
 }
 
 impl Deployment {
-    /// Waves of the step whose hosts are well enough, and whose probes are not.
-    pub(super) fn waves_failed_by_probes(&self, i: usize) -> Vec<usize> {
-        let StepRunKind::Rollout(r) = &self.steps[i].kind else { return Vec::new() };
-        r.waves.iter().enumerate().filter(|(_, w)| w.failed_by_probes()).map(|(w, _)| w).collect()
-    }
-
     pub(super) fn probe_works(&self) -> impl Iterator<Item = WorkId> {
         self.rollouts().flat_map(|(_, r)| &r.waves).filter_map(WaveRun::probe_work)
     }
