@@ -161,8 +161,7 @@ impl StepRun {
             return;
         }
         self.state = StepState::Waiting;
-        self.reason = None;
-        self.tries = Tries::default();
+        self.forget_failure();
         if let Some(r) = self.repeat.as_mut().filter(|r| r.runs >= r.max) {
             r.runs = 0;
         }
