@@ -36,10 +36,13 @@ pub struct Asked<'a> {
     pub clock: Timestamp,
 }
 
+/// Document, when it has to be looked at, when it was last written.
+type Head = (Json<serde_json::Value>, Option<DateTime<Utc>>, DateTime<Utc>);
+
 /// Reads everything a diagnosis needs. `None`: there is no such deployment.
 pub async fn snapshot(tx: &mut Tx, id: DeploymentId, asked: &Asked<'_>) -> Result<Option<Snapshot>, Error> {
     let now = tx.now().await?;
-    let row: Option<(Json<serde_json::Value>, Option<DateTime<Utc>>, DateTime<Utc>)> =
+    let row: Option<Head> =
         sql("SELECT doc, wake_at, updated_at FROM deployments WHERE id = $1").bind(id).fetch_optional(tx).await?;
     let Some((doc, wake_at, updated_at)) = row else { return Ok(None) };
     let d: Deployment = decode("deployment", doc.0)?;

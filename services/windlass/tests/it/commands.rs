@@ -219,3 +219,66 @@ async fn bundles_promotion_and_history_are_used_from_the_command_line() {
     c.ok(&["flow", "revert", "shop/quick", "1"]);
     assert_eq!(c.json(&["flow", "history", "shop/quick"])["items"].as_array().map(Vec::len), Some(3));
 }
+
+const BUNDLES: &str = r#"
+kind: flow
+project: pay
+flow: broken
+on_failure: stop
+steps:
+  - { id: ask, uses: http.request, with: { url: "http://127.0.0.1:1/" }, timeout: 2s }
+---
+kind: environment
+project: pay
+name: gray
+hosts: [h1]
+flow: broken
+---
+kind: policy
+name: two
+match: { projects: [shop] }
+approvals: [{ name: ops, quorum: 1 }]
+"#;
+
+#[tokio::test]
+async fn bundles_are_decided_mended_and_taken_back_from_the_command_line() {
+    let up = Up::new();
+    let c = Client::new(&up);
+    c.release("shop", "1.0.0");
+    c.release("pay", "2.0.0");
+    let more = c.file("bundles.yaml", BUNDLES);
+    c.ok(&["apply", "-f", &more]);
+    let bundle = |member: &str| {
+        let file = c.file("bundle.yaml", &format!("title: one\nmembers:\n  - {{ {member} }}\n"));
+        let made = c.json(&["bundle", "create", "--file", &file]);
+        made["bundle"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
+    };
+    let until = async |id: &str, words: &str| {
+        let shown = async || Some(c.ok(&["bundle", "show", id])).filter(|t| t.contains(words));
+        eventually(PATIENCE, words, shown).await
+    };
+
+    let asked = bundle("name: shop, project: shop, environment: beta, version: 1.0.0");
+    until(&asked, "one  awaiting_approval").await;
+    // Nobody can be asked here, and who requested it may not approve it.
+    let (code, text) = c.ask(&["bundle", "approve", &asked]);
+    assert!(code == 2 && text.contains("--digest"), "{text}");
+    let (code, text) = c.ask(&["bundle", "approve", &asked, "--yes"]);
+    assert!(code == 3 && text.contains("may not approve"), "{text}");
+    c.ok(&["bundle", "reject", &asked, "--yes", "--comment", "not today"]);
+    assert!(until(&asked, "one  rejected").await.contains("not today"));
+
+    let breaks = bundle("name: pay, project: pay, environment: gray, version: 2.0.0");
+    let first = until(&breaks, "waiting for a person: pay").await;
+    c.ok(&["bundle", "retry", &breaks, "--member", "pay"]);
+    // The retry is another deployment; it fails alike.
+    let second = async || {
+        let shown = c.ok(&["bundle", "show", &breaks]);
+        (shown.contains("waiting for a person: pay") && shown != first).then_some(())
+    };
+    eventually(PATIENCE, "the retry has failed too", second).await;
+    c.ok(&["bundle", "skip", &breaks, "pay", "--reason", "later"]);
+    until(&breaks, "every member was skipped").await;
+    let (code, text) = c.ask(&["bundle", "rollback", &breaks, "--reason", "r"]);
+    assert!(code == 3 && text.contains("nothing of that has run"), "{text}");
+}
