@@ -7,7 +7,7 @@ use crate::{
 use windlass_contracts::frames::{RefuseCode, UpBody};
 use windlass_domain::{
     task::ReportedOutcome,
-    work::{Outcome::*, WaveHost, WaveWork, WorkResult, WorkSpec},
+    work::{FailureClass, Outcome::*, WaveHost, WaveWork, WorkResult, WorkSpec},
 };
 use windlass_store::{tasks, works};
 use windlass_testkit::{databases, eventually};
@@ -116,7 +116,11 @@ async fn the_budget_stops_the_rest_and_hosts_without_agent_are_named() {
         let work = w.wave(4, 1, 1).await;
         let WorkResult::Wave { hosts } = w.result(work, 1).await else { panic!("a wave") };
         assert_eq!(hosts.iter().map(|h| h.outcome).collect::<Vec<_>>(), [Succeeded, Failed, NotStarted, AutoStopped]);
-        assert_eq!(hosts[1].failed_step, Some(1));
+        assert_eq!((hosts[1].failed_step, hosts[1].failed_id.as_deref()), (Some(1), Some("second")));
+        assert_eq!(
+            hosts.iter().map(|h| h.class).collect::<Vec<_>>(),
+            [None, Some(FailureClass::Exit), Some(FailureClass::Refused), None]
+        );
         assert!(hosts[2].reason.as_deref().is_some_and(|r| r.contains("scripted")), "{:?}", hosts[2]);
         assert!(w.agent(3).lock().offers.is_empty(), "it was never offered");
 
@@ -135,6 +139,7 @@ async fn the_budget_stops_the_rest_and_hosts_without_agent_are_named() {
         let WorkResult::Wave { hosts } = w.result(work, 1).await else { panic!("a wave") };
         assert_eq!(hosts[0].outcome, NotStarted);
         assert!(hosts[0].reason.as_deref().is_some_and(|r| r.contains("windlass enroll h4")), "{:?}", hosts[0]);
+        assert_eq!(hosts[0].class, Some(FailureClass::Unreachable));
         e.shut_down().await;
     }
 }
@@ -321,6 +326,7 @@ async fn an_unreachable_host_is_provably_not_started() {
         let work = w.wave(2, 0, 5).await;
         let WorkResult::Wave { hosts } = w.result(work, 1).await else { panic!("a wave") };
         assert_eq!(hosts.iter().map(|h| h.outcome).collect::<Vec<_>>(), [NotStarted, NotStarted]);
+        assert!(hosts.iter().all(|h| h.class == Some(FailureClass::Unreachable)), "{hosts:?}");
         assert_eq!(w.starts(), 0);
         e.shut_down().await;
     }
