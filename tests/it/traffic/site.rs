@@ -61,7 +61,8 @@ pub(super) enum Front {
 }
 
 pub(super) struct Site {
-    pub(super) lb: Supervised,
+    // Before the world: it ends before its directory goes.
+    _lb: Supervised,
     pub(super) w: World,
     front: Front,
     pub(super) hosts: Vec<String>,
@@ -88,7 +89,7 @@ impl Site {
             Front::Haproxy => haproxy(&w, &hosts, port, member_port, api),
             Front::Nginx => nginx(&w, &hosts, port, member_port),
         };
-        let mut site = Site { lb, w, front, hosts, port, member_port, api, waves };
+        let mut site = Site { _lb: lb, w, front, hosts, port, member_port, api, waves };
         site.w.apply(&site.catalog(options)).await;
         let mut names: Vec<&str> = site.hosts.iter().map(String::as_str).collect();
         if front == Front::Nginx {

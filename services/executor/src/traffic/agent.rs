@@ -1,7 +1,7 @@
 //! Load balancers on a host with an agent: nginx and commands. What is done for one member in one direction is a task of
 //! its own on that host, a leaf of the plan like any other.
 
-use super::{Fault, Job, Way};
+use super::{Fault, Job, TELL, Way};
 use crate::{
     error::Stop,
     wave::side::{self, Heeds, Side},
@@ -19,14 +19,6 @@ impl Job {
         let (Some(on), Some(segment)) = (segment::agent_host(&t.kind), segment) else {
             return Ok(Err(Fault::Refused("the plan has no task for it".into())));
         };
-        // Those ahead of us have their own deadlines, so the wait for a place has one.
-        let _place = match way {
-            Way::Drain => {
-                self.says.waits(&format!("a place on host {on}"));
-                self.shared.turns.drain_on(on).await
-            }
-            Way::Attach => None,
-        };
         let side = Side {
             step: self.step.clone(),
             segment,
@@ -38,7 +30,24 @@ impl Job {
                 Way::Attach => Heeds::Nothing,
             },
         };
-        let report = match side::one(&self.shared, &self.claim, &self.plan, side).await? {
+        let work = async {
+            // Those ahead of us have their own deadlines, so the wait for a place has one.
+            let _place = match way {
+                Way::Drain => self.shared.turns.drain_on(on).await,
+                Way::Attach => None,
+            };
+            side::one(&self.shared, &self.claim, &self.plan, side).await
+        };
+        tokio::pin!(work);
+        let ended = loop {
+            tokio::select! {
+                ended = &mut work => break ended?,
+                () = tokio::time::sleep(TELL) => {
+                    self.says.waits(&format!("the task of load balancer `{}` on host {on}", t.name));
+                }
+            }
+        };
+        let report = match ended {
             Ok(report) => report,
             Err(why) => return Ok(Err(Fault::Broken(format!("on host {on}: {why}")))),
         };
