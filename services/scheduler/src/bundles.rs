@@ -48,7 +48,7 @@ pub(crate) async fn one_move(store: &Store, id: BundleId) -> Result<Option<Vec<R
         return Ok(None);
     }
     let mut change = Change::begin(store, Cause::own(None)).await?;
-    match carry_out(store, &mut change, None, next, effects).await? {
+    match Box::pin(carry_out(store, &mut change, None, next, effects)).await? {
         Ok(next) => {
             bundles::save(&mut change.tx, &next, stored.version, change.now).await?;
             change.commit().await.map(Some)
@@ -84,7 +84,7 @@ async fn decide(
             change.outcome(command.id, None, Ok(format!("bundle {id} exists already"))).await?;
             return change.commit().await;
         }
-        (BundleAsk::Request(r), None) => match create(store, cause(), id, &command, r).await? {
+        (BundleAsk::Request(r), None) => match Box::pin(create(store, cause(), id, &command, r)).await? {
             Ok(rings) => return Ok(rings),
             Err(why) => why,
         },
@@ -150,7 +150,7 @@ async fn create(
     };
     let (b, effects) = Bundle::request(new, change.now);
     bundles::insert(&mut change.tx, &b).await?;
-    let b = match carry_out(store, &mut change, Some(command), b, effects).await? {
+    let b = match Box::pin(carry_out(store, &mut change, Some(command), b, effects)).await? {
         Ok(b) => b,
         Err(why) => return Ok(Err(why)),
     };
@@ -217,7 +217,7 @@ async fn act(
     if taken == 0 && !approvals.is_empty() {
         return Ok(Err(("nothing_to_do", "no member's plan waits for an approval any more".into())));
     }
-    let next = match carry_out(store, &mut change, Some(command), next, effects).await? {
+    let next = match Box::pin(carry_out(store, &mut change, Some(command), next, effects)).await? {
         Ok(b) => b,
         Err(why) => return Ok(Err(why)),
     };
@@ -305,7 +305,7 @@ async fn carry_out(
                 None
             }
             Effect::Redo { member, deployment, by } => {
-                match redo(store, change, &b, command, &member, deployment, &by).await? {
+                match Box::pin(redo(store, change, &b, command, &member, deployment, &by)).await? {
                     Ok(input) => Some(input),
                     Err(why) => return Ok(Err(why)),
                 }

@@ -243,7 +243,7 @@ impl Change {
                 }
                 Effect::RecordGood => self.record_good(d).await?,
                 Effect::RequestRollback { mode, id, by } => {
-                    rollback::request(self, d, mode, id, &by).await?;
+                    Box::pin(rollback::request(self, d, mode, id, &by)).await?;
                 }
                 Effect::TellRolledBack { of } => self.tell_rolled_back(of).await?,
                 Effect::HoldWorks(hold) => {

@@ -46,7 +46,7 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
             let text = format!("deployment {} exists already", s.deployment.id);
             change.outcome(command.id, Some(s.deployment.id), Ok(text)).await?;
         }
-        (Verb::Request(r), None) => request::decide(store, &mut change, &command, r).await?,
+        (Verb::Request(r), None) => Box::pin(request::decide(store, &mut change, &command, r)).await?,
         (_, None) => {
             let text = format!("there is no deployment {id}: its request was refused");
             change.outcome(command.id, None, Err(("not_found", text))).await?;
