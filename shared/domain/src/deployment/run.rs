@@ -159,7 +159,8 @@ impl Step<'_> {
         let id = (self.mint)();
         let step = &mut self.d.steps[i];
         step.outputs.clear();
-        step.class = None;
+        // What a person said was about an earlier attempt.
+        (step.class, step.forced) = (None, None);
         step.tries.next_at = None;
         let StepRunKind::Central { attempt, work, reason, .. } = &mut step.kind else { return };
         *attempt += 1;

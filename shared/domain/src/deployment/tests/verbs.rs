@@ -395,6 +395,16 @@ fn a_step_called_failed_has_failed_whatever_its_work_says() {
     assert_eq!(w.d.steps[0].forced, None);
     w.settle(&[]);
     assert_eq!(w.open(), ["y"]);
+    // Retried by way of its subflow, it is judged by its new attempt.
+    let x = on_failure(central("sub/x", &["sub/enter"]), StepFailure::Continue);
+    let sub = leave("sub", &["sub/x", "sub/y"]);
+    let mut w = World::running(facts(vec![enter("sub", &[]), x, central("sub/y", &["sub/x"]), sub], 0));
+    w.go(fail("sub/x"));
+    w.settle(&[]);
+    assert_eq!((w.state("sub/x"), w.state("sub")), (StepState::Failed, StepState::Failed));
+    w.go(retry(&[]));
+    w.give("sub/x", json!({}));
+    assert_eq!(w.open(), ["sub/y"]);
     // Between two runs of a repeated step nothing is under way: it fails at once.
     let mut w = World::running(facts(vec![super::graph::repeated(central("x", &[]), "false", 9, 60)], 0));
     w.settle(&[]);
