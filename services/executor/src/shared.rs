@@ -162,9 +162,14 @@ impl Router {
         self.lock().insert(task, (agent, to.clone()));
     }
 
-    pub(crate) fn forget(&self, tasks: impl Iterator<Item = TaskId>) {
+    /// Those that still lead to `mine`: another driver of this process may have taken the work over meanwhile.
+    pub(crate) fn forget(&self, tasks: impl Iterator<Item = TaskId>, mine: &mpsc::Sender<Signal>) {
         let mut routes = self.lock();
-        tasks.for_each(|t| drop(routes.remove(&t)));
+        for t in tasks {
+            if routes.get(&t).is_some_and(|(_, to)| to.same_channel(mine)) {
+                routes.remove(&t);
+            }
+        }
     }
 
     /// `from` is `None` for signals that do not come from an agent.

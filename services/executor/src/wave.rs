@@ -100,7 +100,7 @@ pub(crate) struct Wave {
 
 impl Drop for Wave {
     fn drop(&mut self) {
-        self.shared.router.forget(self.board.tasks.keys().copied());
+        self.shared.router.forget(self.board.tasks.keys().copied(), &self.to_inbox);
     }
 }
 
@@ -302,7 +302,7 @@ impl Wave {
                 Err(error) => self.lease.after_failure(&error).await?,
             }
         };
-        self.shared.router.forget(self.board.tasks.keys().copied());
+        self.shared.router.forget(self.board.tasks.keys().copied(), &self.to_inbox);
         let ours: HashMap<&str, u32> = self.board.wave.hosts.iter().map(|h| (h.host.as_str(), h.attempt)).collect();
         let rows = rows.into_iter().filter(|t| ours.get(t.task.host.as_str()) == Some(&t.task.attempt));
         self.board.tasks = rows.map(|t| (t.task.id, t)).collect();
