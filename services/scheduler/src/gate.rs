@@ -6,7 +6,7 @@
 use crate::{Error, Refused, change::Change, promotion};
 use serde_json::json;
 use windlass_domain::{
-    deployment::{By, Deployment},
+    deployment::{By, Deployment, State},
     event::Severity,
     release::ReleaseKind,
 };
@@ -69,7 +69,7 @@ pub(crate) async fn superseded(tx: &mut Tx, d: &Deployment, that_ran: bool) -> R
         let Some(newer) = deployments::get(tx, id).await?.map(|s| s.deployment) else { continue };
         // What was tried to take `d` back is no release of its own.
         let goes_back_from_it = newer.rollback.as_ref().is_some_and(|r| r.of == d.id);
-        if that_ran && (goes_back_from_it || (newer.state.is_terminal() && newer.touched_hosts().is_empty())) {
+        if that_ran && (goes_back_from_it || leaves_no_trace(&newer, d)) {
             continue;
         }
         let kind = if newer.kind == ReleaseKind::Rollback { "the rollback to" } else { "version" };
@@ -85,6 +85,15 @@ pub(crate) async fn superseded(tx: &mut Tx, d: &Deployment, that_ran: bool) -> R
         return Ok(Some(("superseded", text)));
     }
     Ok(None)
+}
+
+/// It came to no good end, and on all hosts that it ran on `d` ran too: going back from `d` takes them along.
+fn leaves_no_trace(newer: &Deployment, d: &Deployment) -> bool {
+    let mine = d.touched_hosts();
+    newer.state.is_terminal()
+        && newer.state != State::Succeeded
+        && newer.unknown_hosts().is_empty()
+        && newer.touched_hosts().iter().all(|h| mine.contains(h))
 }
 
 impl Change {

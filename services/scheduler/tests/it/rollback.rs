@@ -127,6 +127,12 @@ async fn what_ended_is_rolled_back_while_nothing_newer_ran() {
         assert!(w.command("person:ann", nothing, Verb::Abort { reason: "no".into() }).await.accepted);
         w.settle(nothing, &[("h1", Outcome::NotStarted)]).await;
         w.until(nothing, State::Aborted).await;
+        // Nor does what failed on hosts that would be taken back as well.
+        let (failed, _) = w.request("person:ann", four).await;
+        w.until(failed, State::Running).await;
+        w.settle(failed, &[("h1", Outcome::Failed)]).await;
+        assert!(w.command("person:ann", failed, Verb::Abort { reason: "no".into() }).await.accepted);
+        w.until(failed, State::Aborted).await;
         let (_, o) = w.back(ids[2], |b| b.to = Some("3.0.0")).await;
         assert_eq!(o.code, "not_known_good", "good as it was, it is what would be left: {o:?}");
         let (back, o) = w.back(ids[2], |_| ()).await;
