@@ -94,9 +94,10 @@ async fn prometheus(lab: &Lab, s: &Service) -> Prometheus {
 /// What Prometheus says of `errors`.
 async fn told(lab: &Lab, p: &Prometheus, wanted: u32) {
     let url = format!("{}/api/v1/query?query=errors", p.url);
+    let text = wanted.to_string();
     eventually(Duration::from_secs(30), &format!("Prometheus has seen {wanted} errors"), async || {
         let answer: Value = lab.w.http.get(&url).send().await.ok()?.json().await.ok()?;
-        (answer["data"]["result"][0]["value"][1] == wanted.to_string()).then_some(())
+        (answer["data"]["result"][0]["value"][1] == text.as_str()).then_some(())
     })
     .await;
 }

@@ -265,7 +265,9 @@ async fn verify(shared: &Shared, with: &Map<String, Value>, timeout: Duration) -
         let Ok(built) = built.parse::<Timestamp>() else { return failed("`built_at` is not a time") };
         let age = (Utc::now() - built).num_seconds();
         if i64::try_from(max).is_ok_and(|max| age > max) {
-            return artifact(format!("the package was built {age} s ago, more than the {max} s allowed: build it again"));
+            return artifact(format!(
+                "the package was built {age} s ago, more than the {max} s allowed: build it again"
+            ));
         }
     }
     let mut hash = Sha256::new();

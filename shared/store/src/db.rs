@@ -40,15 +40,15 @@ enum Inner {
 
 /// Whether the schema is exactly what this program was built with: every migration ran, none is unknown.
 async fn is_current(pool: &sqlx::PgPool, wanted: &sqlx::migrate::Migrator) -> Result<bool, Error> {
-    let (made,): (bool,) =
-        sqlx::query_as("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(pool).await?;
+    let (made,): (bool,) = sqlx::query_as("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(pool).await?;
     if !made {
         return Ok(false);
     }
     let rows: Vec<(i64, bool, Vec<u8>)> =
-        sqlx::query_as("SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version").fetch_all(pool).await?;
-    let wanted: Vec<(i64, bool, Vec<u8>)> =
-        wanted.iter().map(|m| (m.version, true, m.checksum.to_vec())).collect();
+        sqlx::query_as("SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version")
+            .fetch_all(pool)
+            .await?;
+    let wanted: Vec<(i64, bool, Vec<u8>)> = wanted.iter().map(|m| (m.version, true, m.checksum.to_vec())).collect();
     Ok(rows == wanted)
 }
 

@@ -132,7 +132,9 @@ impl Step<'_> {
             Input::Decide(a) if state == State::AwaitingApproval => self.decide(a)?,
             Input::Decide(a) if self.d.amendment.is_some() => self.decide_amendment(a)?,
             Input::Decide(_) => {
-                return Err(Refusal::NothingToDo("its plan is approved, and no other plan waits for a decision".into()));
+                return Err(Refusal::NothingToDo(
+                    "its plan is approved, and no other plan waits for a decision".into(),
+                ));
             }
             Input::Accept { by, digest } => self.accept(&by, &digest)?,
             // What has run is not as if it had never been asked for.

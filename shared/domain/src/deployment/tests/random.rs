@@ -306,7 +306,7 @@ impl Watch {
             let bad = !matches!(outcome, Outcome::Succeeded | Outcome::AutoStopped);
             failures += u32::from(bad);
             let at = h.start_at + (x as u32 / 3) % (HOST_STEPS - h.start_at);
-            let failed_step = (outcome == Outcome::Failed && x % 5 != 0).then_some(at);
+            let failed_step = (outcome == Outcome::Failed && !x.is_multiple_of(5)).then_some(at);
             if outcome == Outcome::Unknown {
                 self.silent.push((work, h.host.clone(), h.attempt));
             }
@@ -347,7 +347,7 @@ impl Watch {
                 let class = [None, Some(FailureClass::Timeout), Some(FailureClass::Exit)][x % 3];
                 let succeeded = well || x % 4 != 3;
                 if succeeded && self.w.d.steps[position(&self.w.d, &c.step)].forced.is_none() {
-                    self.succeeded.insert(c.step.clone());
+                    self.succeeded.insert(c.step);
                 }
                 WorkResult::Central { class, succeeded, reason: None, output }
             }
@@ -399,7 +399,7 @@ impl Watch {
         self.plans += 1;
         let mut facts = self.plan.clone();
         facts.digest = format!("d{}", self.plans);
-        if x % 2 == 0 {
+        if x.is_multiple_of(2) {
             facts.rules = vec![ApprovalRule { name: "ops".into(), quorum: 1, people: vec![] }];
         }
         let inputs = BTreeMap::from([("flag".to_owned(), json!(true))]);
@@ -479,22 +479,22 @@ impl Watch {
         let names = ["a", "b", "c", "d", "e"];
         let one = names[x % 5].to_owned();
         let known = d.hosts().any(|h| h.host == one);
-        let some = if x % 3 == 0 && known { vec![one.clone()] } else { vec![] };
+        let some = if x.is_multiple_of(3) && known { vec![one.clone()] } else { vec![] };
         let steps: Vec<String> = d.steps.iter().map(|s| s.id.clone()).collect();
         let step = steps.get(x % steps.len()).cloned();
         let input = match verb {
             0..=9 => return self.settle_one(x, false).map(drop),
             10 => Input::Tick,
             11 => Input::Retry {
-                step: step.filter(|_| x % 4 == 0),
-                whole_wave: x % 5 == 0 && some.is_empty(),
+                step: step.filter(|_| x.is_multiple_of(4)),
+                whole_wave: x.is_multiple_of(5) && some.is_empty(),
                 by,
                 hosts: some,
             },
             12 => Input::Skip { by, hosts: some },
             13 => Input::Ignore { by, hosts: some, reason: reason() },
             14 => Input::Override { by, hosts: some, reason: reason() },
-            15 if x % 24 == 0 => Input::Abort { by, reason: reason() },
+            15 if x.is_multiple_of(24) => Input::Abort { by, reason: reason() },
             15 => Input::Pause { by, reason: reason() },
             16 | 17 => Input::Resume { by },
             18 => match d.steps.iter().find(|s| s.asks.is_some()) {
@@ -509,15 +509,15 @@ impl Watch {
             20 => Input::Confirm { by, wave: x as u32 % 3 },
             21 => return self.late(x),
             22 => return self.again(x),
-            23 => Input::Claim { by, take_over: x % 2 == 0, reason: reason() },
+            23 => Input::Claim { by, take_over: x.is_multiple_of(2), reason: reason() },
             24 => Input::Unclaim { by },
             25 => Input::Stop { by, hosts: vec![one], reason: reason() },
             26 => Input::Fail { by, step: step.unwrap_or_default(), reason: reason() },
-            27 if x % 2 == 0 => Input::Succeed { by, step: None, hosts: vec![one], reason: reason() },
+            27 if x.is_multiple_of(2) => Input::Succeed { by, step: None, hosts: vec![one], reason: reason() },
             27 => Input::Succeed { by, step, hosts: vec![], reason: reason() },
             28 => return self.amend(&by, x),
             29 => {
-                let decision = if x % 2 == 0 { Decision::Approve } else { Decision::Reject };
+                let decision = if x.is_multiple_of(2) { Decision::Approve } else { Decision::Reject };
                 return self.decide(decision).map(drop);
             }
             _ if d.state == State::Queued => Input::LockTaken { fence: 4 },
