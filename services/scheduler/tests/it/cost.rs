@@ -99,13 +99,13 @@ async fn cost(hosts: usize) -> Written {
     assert_eq!(waves, 10);
     let all = w.written().await;
     for (table, rows, bytes) in &all {
-        println!(
+        eprintln!(
             "{hosts} hosts, {table}: {rows} rows, {bytes} bytes, {:.0} bytes a host",
             *bytes as f64 / hosts as f64
         );
     }
     let sum = Written { rows: all.iter().map(|t| t.1).sum(), bytes: all.iter().map(|t| t.2).sum() };
-    println!("{hosts} hosts: {sum:?}, {:.0} bytes a host", sum.bytes as f64 / hosts as f64);
+    eprintln!("{hosts} hosts: {sum:?}, {:.0} bytes a host", sum.bytes as f64 / hosts as f64);
     // From the click to works that executors may claim: one decision, no second look.
     let two = w.built("shop", "2.0.0").await;
     let (bad, o) = w.ask_for("shop", request("gray", two, ReleaseKind::Normal, "")).await;
@@ -115,7 +115,7 @@ async fn cost(hosts: usize) -> Written {
     }
     let clicked = std::time::Instant::now();
     let (back, o) = w.back(bad, |_| ()).await;
-    println!("{hosts} hosts: a rollback has its first work {:?} after the click", clicked.elapsed());
+    eprintln!("{hosts} hosts: a rollback has its first work {:?} after the click", clicked.elapsed());
     assert!(o.accepted, "{o:?}");
     assert_eq!((w.until_any(back).await, w.works(back).await), (State::Running, 1));
     w.stop().await;
