@@ -65,7 +65,8 @@ async fn lost_and_doubled_frames_change_nothing() {
     }
 }
 
-#[tokio::test]
+// Agents are machines of their own: they do not wait for the executor's thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wave_larger_than_one_turn_runs_whole() {
     for db in databases().await {
         let hosts = 150;
