@@ -2,6 +2,7 @@
 
 use crate::{plugins::log, world::World};
 use serde_json::{Value, json};
+use std::time::Duration;
 use windlass_domain::work::WorkResult;
 use windlass_testkit::databases;
 
@@ -10,7 +11,8 @@ const PROGRAM: &str = "/usr/bin/ansible-playbook";
 async fn result(w: &World, step: &str) -> (bool, String, Value) {
     assert!(std::path::Path::new(PROGRAM).exists(), "{PROGRAM} is missing: install the Debian package ansible-core");
     let work = w.central(step).await;
-    match w.result(work, 1).await {
+    // The step itself may take 60 s, and Ansible begins slowly on a crowded machine.
+    match w.result_within(work, 1, Duration::from_secs(90)).await {
         WorkResult::Central { succeeded, reason, output, .. } => (succeeded, reason.unwrap_or_default(), output),
         other => panic!("not central: {other:?}"),
     }

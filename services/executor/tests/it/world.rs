@@ -347,7 +347,11 @@ impl World {
     }
 
     pub(crate) async fn result(&self, work: WorkId, version: u64) -> WorkResult {
-        let found = eventually(SOON, "the work is settled", async || {
+        self.result_within(work, version, SOON).await
+    }
+
+    pub(crate) async fn result_within(&self, work: WorkId, version: u64, limit: Duration) -> WorkResult {
+        let found = eventually(limit, "the work is settled", async || {
             let mut tx = self.store.read().await.ok()?;
             let c = works::claim_state(&mut tx, work).await.ok()??;
             (c.phase == "settled" && c.result_version >= version).then_some(c.result)?
