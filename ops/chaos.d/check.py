@@ -99,11 +99,21 @@ row("P3", "runs that did not end in time", [f"{d['id']} {d['state']} {[w['text']
 # P4: two releases never run on one host at once, by the hosts' own clock (it is one machine).
 spans = collections.defaultdict(list)
 for (version, host, step), begun in starts.items():
-    over = ends.get((version, host, step), [])
-    for i, (at, _) in enumerate(sorted(begun)):
-        # One that never ended was killed; until when is not known, so only its beginning is held against others.
-        end = sorted(over)[i][0] if i < len(over) else at
-        spans[host].append((at, end, version, step))
+    begun = sorted(at for at, _ in begun)
+    over = sorted(at for at, _ in ends.get((version, host, step), []))
+    if len(over) >= len(begun):
+        pairs = list(zip(begun, over))
+    else:
+        # Some were killed. An end belongs to the last beginning before it; until when a killed one ran is not known, so only its
+        # beginning is held against others.
+        open_, pairs = [], []
+        for at, ended in sorted([(at, False) for at in begun] + [(at, True) for at in over]):
+            if not ended:
+                open_.append(at)
+            elif open_:
+                pairs.append((open_.pop(), at))
+        pairs += [(at, at) for at in open_]
+    spans[host] += [(at, end, version, step) for at, end in pairs]
 overlap = []
 for host, list_ in spans.items():
     list_.sort()
