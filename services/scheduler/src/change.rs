@@ -319,21 +319,8 @@ impl Change {
         severity: Severity,
         payload: serde_json::Value,
     ) -> Result<(), Error> {
-        let event = NewEvent {
-            id: EventId(Uuid::now_v7()),
-            aggregate: Aggregate::Deployment,
-            aggregate_id: d.id.to_string(),
-            what: what.into(),
-            project: Some(d.project.clone()),
-            environment: Some(d.environment.clone()),
-            severity,
-            actor: self.cause.actor.clone(),
-            at: self.now,
-            payload,
-            trace: self.cause.trace.clone(),
-        };
-        events::append(&mut self.tx, event).await?;
-        Ok(())
+        let of = (Aggregate::Deployment, d.id.to_string());
+        self.append(of, (&d.project, &d.environment), what, severity, payload).await
     }
 
     /// An event of the environment that `d` belongs to.
@@ -344,13 +331,25 @@ impl Change {
         severity: Severity,
         payload: serde_json::Value,
     ) -> Result<(), Error> {
+        let of = (Aggregate::Environment, marks::aggregate_id(&d.project, Some(&d.environment)));
+        self.append(of, (&d.project, &d.environment), what, severity, payload).await
+    }
+
+    async fn append(
+        &mut self,
+        (aggregate, aggregate_id): (Aggregate, String),
+        (project, environment): (&str, &str),
+        what: &str,
+        severity: Severity,
+        payload: serde_json::Value,
+    ) -> Result<(), Error> {
         let event = NewEvent {
             id: EventId(Uuid::now_v7()),
-            aggregate: Aggregate::Environment,
-            aggregate_id: marks::aggregate_id(&d.project, Some(&d.environment)),
+            aggregate,
+            aggregate_id,
             what: what.into(),
-            project: Some(d.project.clone()),
-            environment: Some(d.environment.clone()),
+            project: Some(project.into()),
+            environment: Some(environment.into()),
             severity,
             actor: self.cause.actor.clone(),
             at: self.now,
@@ -387,20 +386,8 @@ impl Change {
         code: &str,
         reason: &str,
     ) -> Result<(), Error> {
-        let event = NewEvent {
-            id: EventId(Uuid::now_v7()),
-            aggregate: Aggregate::Deployment,
-            aggregate_id: id.to_string(),
-            what: "deployment.refused".into(),
-            project: Some(project.into()),
-            environment: Some(environment.into()),
-            severity: Severity::Alert,
-            actor: self.cause.actor.clone(),
-            at: self.now,
-            payload: json!({ "reason": reason, "code": code }),
-            trace: self.cause.trace.clone(),
-        };
-        events::append(&mut self.tx, event).await?;
-        Ok(())
+        let of = (Aggregate::Deployment, id.to_string());
+        let payload = json!({ "reason": reason, "code": code });
+        self.append(of, (project, environment), "deployment.refused", Severity::Alert, payload).await
     }
 }
