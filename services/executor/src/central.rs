@@ -10,10 +10,10 @@ use crate::{
     ansible,
     dispatch::{Draft, SERVICE},
     error::Stop,
-    lease::Lease,
     plans::PlanView,
     plugins, secrets,
     shared::{Shared, work_event},
+    single::{self, Control},
     steplog,
 };
 use chrono::Utc;
@@ -21,15 +21,14 @@ use reqwest::Method;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::{path::Path, sync::Arc, time::Duration};
-use tokio::{io::AsyncReadExt, sync::Notify, time::Instant};
+use tokio::{io::AsyncReadExt, sync::Notify};
 use tokio_util::sync::CancellationToken;
-use windlass_contracts::subjects;
 use windlass_domain::{
     Timestamp,
     event::Severity,
     mask::Masker,
     plugin, reference,
-    work::{CentralWork, Desired, FailureClass, WorkResult},
+    work::{CentralWork, FailureClass, WorkResult},
 };
 use windlass_runtime::outbound::Request;
 use windlass_store::{Error, events, works, works::Claim};
@@ -38,7 +37,7 @@ use windlass_store::{Error, events, works, works::Claim};
 const MAX_ARTIFACT: u64 = 64 * 1024 * 1024 * 1024;
 
 /// How a step came out.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Done {
     /// Why it failed.
     pub(crate) failed: Option<String>,
@@ -46,15 +45,6 @@ pub(crate) struct Done {
     pub(crate) class: Option<FailureClass>,
     pub(crate) output: Value,
     pub(crate) event: Option<Draft>,
-}
-
-/// What reaches a step while it runs.
-#[derive(Debug, Default)]
-pub(crate) struct Control {
-    /// The deployment was aborted: end soon.
-    pub(crate) abort: CancellationToken,
-    /// There may be something new for the work in the database.
-    pub(crate) wake: Notify,
 }
 
 pub(crate) fn failed(reason: impl Into<String>) -> Done {
@@ -73,51 +63,11 @@ pub(crate) async fn drive(
     bell: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), Stop> {
-    let mut lease = Lease::new(Arc::clone(&shared), claim.work.id, claim.epoch);
-    let poll = shared.ctx.settings.poll_s.get();
-    let mut next_poll = Instant::now();
     let control = Control::default();
-    let run = execute(&shared, &claim, &step, &control);
-    tokio::pin!(run);
-    let done = loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {
-                lease.release().await;
-                return Err(Stop::Shutdown);
-            }
-            () = tokio::time::sleep_until(lease.due()) => lease.renew().await?,
-            () = bell.notified() => {
-                next_poll = Instant::now();
-                control.wake.notify_one();
-            }
-            () = tokio::time::sleep_until(next_poll) => {
-                next_poll = Instant::now() + poll;
-                let desired = async { works::desired_now(&mut shared.ctx.store.read().await?, claim.work.id).await };
-                match desired.await {
-                    // The step ends itself, so that it can put its house in order.
-                    Ok(Some(Desired::Abort)) => control.abort.cancel(),
-                    Ok(_) => {}
-                    Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot read the work"),
-                }
-            }
-            done = &mut run => match done {
-                Ok(done) => break done,
-                Err(error) => {
-                    lease.after_failure(&error).await?;
-                    run.set(execute(&shared, &claim, &step, &control));
-                }
-            },
-        }
-    };
-    loop {
-        match settle(&shared, &claim, &step, &done).await {
-            Ok(()) => break,
-            Err(error) => lease.after_failure(&error).await?,
-        }
-    }
-    shared.ctx.bus.ring(subjects::WORK_SETTLED, claim.work.deployment.to_string()).await;
-    Ok(())
+    let (shared, claim, step) = (&shared, &claim, &step);
+    let run = || Box::pin(async { Ok(execute(shared, claim, step, &control).await) });
+    let settle = |done: Done| async move { settle(shared, claim, step, &done).await };
+    single::drive(shared, claim, &control, &bell, &stop, run, settle).await
 }
 
 async fn settle(shared: &Shared, claim: &Claim, step: &CentralWork, done: &Done) -> Result<(), Error> {

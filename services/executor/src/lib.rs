@@ -19,6 +19,7 @@ mod probes;
 mod program;
 mod secrets;
 mod shared;
+mod single;
 mod ssh;
 mod steplog;
 mod traffic;

@@ -15,6 +15,7 @@ use crate::{
     plans::PlanView,
     secrets,
     shared::{Shared, work_event},
+    single::{self, Control},
     wave::side::{self, Heeds, Side},
 };
 use futures::future::{BoxFuture, join_all};
@@ -25,12 +26,11 @@ use tokio::{
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
-use windlass_contracts::subjects;
 use windlass_domain::{
     event::Severity,
     plan::{PlanProbe, PlanProbes, segment},
     task::{StepOutcome, Task},
-    work::{CentralWork, Desired, ProbeWork, Verdict, WorkResult},
+    work::{CentralWork, ProbeWork, Verdict, WorkResult},
 };
 use windlass_store::{Error, events, works, works::Claim};
 
@@ -45,44 +45,12 @@ pub(crate) async fn drive(
     bell: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), Stop> {
-    let mut lease = Lease::new(Arc::clone(&shared), claim.work.id, claim.epoch);
-    let poll = shared.ctx.settings.poll_s.get();
-    let mut next_poll = Instant::now();
-    let abort = CancellationToken::new();
-    let looks = looks(&shared, &claim, &probe, &abort);
-    tokio::pin!(looks);
-    let result = loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {
-                lease.release().await;
-                return Err(Stop::Shutdown);
-            }
-            () = tokio::time::sleep_until(lease.due()) => lease.renew().await?,
-            () = bell.notified() => next_poll = Instant::now(),
-            () = tokio::time::sleep_until(next_poll) => {
-                next_poll = Instant::now() + poll;
-                let desired = async { works::desired_now(&mut shared.ctx.store.read().await?, claim.work.id).await };
-                match desired.await {
-                    // What runs on hosts is ended first.
-                    Ok(Some(Desired::Abort)) => abort.cancel(),
-                    Ok(_) => {}
-                    Err::<_, Error>(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "cannot read the work");
-                    }
-                }
-            }
-            result = &mut looks => break result?,
-        }
-    };
-    loop {
-        match settle(&shared, &claim, &probe, &result).await {
-            Ok(()) => break,
-            Err(error) => lease.after_failure(&error).await?,
-        }
-    }
-    shared.ctx.bus.ring(subjects::WORK_SETTLED, claim.work.deployment.to_string()).await;
-    Ok(())
+    let control = Control::default();
+    let (shared, claim, probe) = (&shared, &claim, &probe);
+    // What runs on hosts is ended first when the deployment is aborted.
+    let run = || Box::pin(async { looks(shared, claim, probe, &control.abort).await.map(Ok) });
+    let settle = |result: WorkResult| async move { settle(shared, claim, probe, &result).await };
+    single::drive(shared, claim, &control, &bell, &stop, run, settle).await
 }
 
 async fn settle(shared: &Shared, claim: &Claim, probe: &ProbeWork, result: &WorkResult) -> Result<(), Error> {

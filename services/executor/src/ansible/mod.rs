@@ -4,9 +4,10 @@
 mod inventory;
 
 use crate::{
-    central::{Control, Done, failed, failed_as},
+    central::{Done, failed, failed_as},
     program::{End, PrivateDir, Program},
     shared::Shared,
+    single::Control,
     steplog::StepLog,
 };
 use inventory::Host;

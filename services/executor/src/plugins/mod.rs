@@ -10,8 +10,9 @@ mod service;
 mod wire;
 
 use crate::{
-    central::{Control, Done, failed, failed_as},
+    central::{Done, failed, failed_as},
     shared::Shared,
+    single::Control,
     steplog::StepLog,
 };
 use rand::Rng;
