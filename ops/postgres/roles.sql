@@ -5,8 +5,11 @@
 --   CREATE USER api_1 PASSWORD '…' IN ROLE windlass_api;      -- and so on, one login a service
 --
 -- A service whose role may not change the schema refuses to start while a migration is missing, and says so.
+-- All of it is one transaction: services that run meanwhile are never without a right that they had.
 -- `SELECT … FOR UPDATE` needs the right to update some column: where a service only locks rows of another's table, it has that
 -- right on one column that carries no decision.
+
+BEGIN;
 
 DO $$
 DECLARE name text;
@@ -23,6 +26,7 @@ BEGIN
     EXECUTE format('GRANT INSERT, UPDATE ON event_heads TO %I', name);
     EXECUTE format('GRANT INSERT, DELETE ON event_queue TO %I', name);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE ON leases TO %I', name);
+    EXECUTE format('GRANT INSERT, UPDATE, DELETE ON processes TO %I', name);
   END LOOP;
   -- Nobody creates anything.
   REVOKE CREATE ON SCHEMA public FROM PUBLIC;
@@ -33,6 +37,8 @@ REVOKE SELECT ON tokens, enroll_tokens FROM windlass_scheduler, windlass_executo
 REVOKE SELECT ON idempotency FROM windlass_scheduler, windlass_executor, windlass_notifier, windlass_auditor;
 REVOKE SELECT ON secrets FROM windlass_scheduler, windlass_auditor;
 GRANT SELECT (scope, name) ON secrets TO windlass_scheduler;
+-- Whether an approval's token still works when the approval is taken.
+GRANT SELECT (id, person, scopes, project, expires_at, revoked_at) ON tokens TO windlass_scheduler;
 
 GRANT INSERT, UPDATE, DELETE ON people, grants, tokens, catalog, catalog_revisions, secrets, artifacts, intake, commands, idempotency,
   enroll_tokens, agents, host_locks, control_keys, plugin_callbacks, sources, holds, marks TO windlass_api;
@@ -55,3 +61,5 @@ GRANT INSERT, UPDATE, DELETE ON notifications, channel_rates TO windlass_notifie
 GRANT DELETE ON notification_retries TO windlass_notifier;
 
 GRANT INSERT, UPDATE, DELETE ON audit_leaves, audit_checkpoints TO windlass_auditor;
+
+COMMIT;

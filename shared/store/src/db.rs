@@ -38,20 +38,6 @@ enum Inner {
     Lite { writer: Writer, readers: SqlitePool },
 }
 
-/// Whether the schema is exactly what this program was built with: every migration ran, none is unknown.
-async fn is_current(pool: &sqlx::PgPool, wanted: &sqlx::migrate::Migrator) -> Result<bool, Error> {
-    let (made,): (bool,) = sqlx::query_as("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(pool).await?;
-    if !made {
-        return Ok(false);
-    }
-    let rows: Vec<(i64, bool, Vec<u8>)> =
-        sqlx::query_as("SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version")
-            .fetch_all(pool)
-            .await?;
-    let wanted: Vec<(i64, bool, Vec<u8>)> = wanted.iter().map(|m| (m.version, true, m.checksum.to_vec())).collect();
-    Ok(rows == wanted)
-}
-
 impl Store {
     /// Connects and brings the schema up to date. `sqlite:///path/file.db` (made if absent) or `postgres://…`.
     pub async fn open(url: &str) -> Result<Store, Error> {
@@ -78,7 +64,7 @@ impl Store {
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(256);
         let migrator = SqlitePool::connect_with(options.clone()).await?;
-        sqlx::migrate!("../../migrations/sqlite").run(&migrator).await.map_err(Error::Migrate)?;
+        crate::schema::migrate_sqlite(&migrator).await?;
         migrator.close().await;
         let writer = Writer::open(&options).await?;
         let readers = SqlitePoolOptions::new()
@@ -97,11 +83,7 @@ impl Store {
             .acquire_timeout(Duration::from_secs(10))
             .connect_with(options)
             .await?;
-        let migrations = sqlx::migrate!("../../migrations/postgres");
-        // The role of a service need not be allowed to change the schema (`ops/postgres/roles.sql`).
-        if !is_current(&pool, &migrations).await? {
-            migrations.run(&pool).await.map_err(Error::Migrate)?;
-        }
+        crate::schema::migrate_postgres(&pool).await?;
         Ok(Inner::Pg(pool))
     }
 

@@ -22,6 +22,7 @@ pub mod people;
 pub mod planning;
 pub mod plugins;
 pub mod promotions;
+pub mod schema;
 pub mod secrets;
 pub mod sessions;
 pub mod sources;
@@ -44,6 +45,14 @@ pub enum Error {
     GroupCommit(#[source] std::sync::Arc<sqlx::Error>),
     #[error("the database's schema could not be brought up to date")]
     Migrate(#[source] sqlx::migrate::MigrateError),
+    #[error(
+        "the database's schema lacks migrations {missing:?}, and this role may not change it: run `windlass init --database …` as the owner of the schema, then `ops/postgres/roles.sql`"
+    )]
+    SchemaBehind { missing: Vec<i64> },
+    #[error(
+        "the database's schema is too new for this program: it needs one that knows migration {least}, and this one ends with {known}; install the newer version"
+    )]
+    SchemaAhead { least: i64, known: i64 },
     #[error("`{0}` is not a database URL: use sqlite:///path/to/file.db or postgres://user:password@host/database")]
     Url(String),
     #[error("a stored document of `{what}` cannot be read")]

@@ -1,8 +1,8 @@
 //! The two migration folders make the same tables, columns, keys and indexes.
 
 use std::collections::BTreeSet;
-use windlass_store::{Dialect, Store, sql};
-use windlass_testkit::databases;
+use windlass_store::{Dialect, Error, Store, schema, sql};
+use windlass_testkit::{Db, databases};
 
 /// Table, column, kind of value, may be NULL, part of the primary key.
 type Column = (String, String, &'static str, bool, bool);
@@ -69,4 +69,60 @@ async fn both_databases_get_the_same_schema() {
     assert_eq!(only(&lite.0, &pg.0), [], "only in sqlite");
     assert_eq!(only(&pg.0, &lite.0), [], "only in postgres");
     assert_eq!(lite.1, pg.1);
+}
+
+/// What a later version of the program does to the schema while this one still runs, and is started again.
+async fn later(store: &Store, least: i64) {
+    let mut tx = store.write().await.expect("write");
+    sql("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9001, 'later', TRUE, $1, 1)")
+        .bind(vec![1u8])
+        .execute(&mut tx)
+        .await
+        .expect("a migration of a later version");
+    sql("ALTER TABLE artifacts ADD COLUMN later TEXT").execute(&mut tx).await.expect("adds a column");
+    sql("UPDATE schema_floor SET least = $1").bind(least).execute(&mut tx).await.expect("the floor");
+    tx.commit().await.expect("commits");
+}
+
+#[tokio::test]
+async fn a_schema_with_more_in_it_is_used_until_it_says_that_it_does_not_fit() {
+    for db in databases().await {
+        let store = Store::open(db.url()).await.expect("opens");
+        later(&store, schema::newest_known()).await;
+        store.close().await;
+        Store::open(db.url())
+            .await
+            .unwrap_or_else(|e| panic!("{db}: the version before cannot start again: {e}"))
+            .close()
+            .await;
+
+        let store = Store::open(db.url()).await.expect("opens");
+        let mut tx = store.write().await.expect("write");
+        sql("UPDATE schema_floor SET least = 9001").execute(&mut tx).await.expect("the floor");
+        tx.commit().await.expect("commits");
+        store.close().await;
+        let refused = Store::open(db.url()).await.expect_err("it needs what this program cannot");
+        assert!(matches!(refused, Error::SchemaAhead { least: 9001, .. }), "{db}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_change_the_schema_says_what_is_missing() {
+    let db = Db::postgres().await;
+    let owner = Store::open(db.url()).await.expect("opens");
+    let mut tx = owner.write().await.expect("write");
+    let role = format!("plain_{}", uuid::Uuid::new_v4().simple());
+    for text in [
+        "DELETE FROM _sqlx_migrations WHERE version = 11".to_owned(),
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC".to_owned(),
+        format!("CREATE ROLE {role} LOGIN"),
+        format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"),
+    ] {
+        sql(sqlx::AssertSqlSafe(text)).execute(&mut tx).await.expect("prepares");
+    }
+    tx.commit().await.expect("commits");
+    owner.close().await;
+    let url = db.url().replace("postgres://windlass@", &format!("postgres://{role}@"));
+    let refused = Store::open(&url).await.expect_err("a migration is missing");
+    assert!(matches!(&refused, Error::SchemaBehind { missing } if *missing == [11]), "{refused}");
 }
