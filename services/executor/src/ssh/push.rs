@@ -150,6 +150,8 @@ mod tests {
             sudo: false,
             state_dir: dir.display().to_string(),
             root: "/srv/app".into(),
+            shell: windlass_domain::catalog::Shell::Sh,
+            untested: false,
         }
     }
 

@@ -30,6 +30,37 @@ pub struct Ssh {
     pub state_dir: String,
     /// Deployment root (`releases/`, `current`, `shared/`).
     pub root: String,
+    /// What runs commands there.
+    #[serde(default, skip_serializing_if = "Shell::is_sh")]
+    pub shell: Shell,
+    /// Must be said of `shell: powershell`: nobody has run that on a real Windows host yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untested: bool,
+}
+
+/// Which kind of host answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shell {
+    /// Linux: the agent is put there.
+    #[default]
+    Sh,
+    /// Windows with OpenSSH: a PowerShell script does an agent's work there.
+    PowerShell,
+}
+
+impl Shell {
+    fn is_sh(&self) -> bool {
+        *self == Shell::Sh
+    }
+}
+
+/// `C:/srv/app` as `/srv/app`.
+fn without_drive(path: &str) -> &str {
+    match path.as_bytes() {
+        [drive, b':', b'/', ..] if drive.is_ascii_alphabetic() => &path[2..],
+        _ => path,
+    }
 }
 
 fn default_port() -> u16 {
@@ -58,20 +89,40 @@ impl Ssh {
         if self.port == 0 {
             wrong.push(("port", "must be between 1 and 65535".into()));
         }
-        if !plain(&self.account, "._-") || self.account.starts_with('-') {
+        let powershell = self.shell == Shell::PowerShell;
+        if powershell && !self.untested {
+            let text = "`powershell` has not been run on a real Windows host yet; to try it on a host that you can lose, write \
+                        `untested: true` beside it";
+            wrong.push(("shell", text.into()));
+        }
+        if powershell && self.sudo {
+            wrong.push((
+                "sudo",
+                "is not for `shell: powershell`; log in with an account that may do what is needed".into(),
+            ));
+        }
+        if self.untested && !powershell {
+            wrong.push(("untested", "is for `shell: powershell` alone; remove it".into()));
+        }
+        let account = if powershell { "._-@\\" } else { "._-" };
+        if !plain(&self.account, account) || self.account.starts_with('-') {
             wrong.push(("account", format!("must be a user name, not {:?}", self.account)));
         }
         if !crate::artifact::is_name(&self.key) {
             wrong.push(("key", format!("must be the name of a secret that holds the private key, not {:?}", self.key)));
         }
-        for (key, path) in [("state_dir", &self.state_dir), ("root", &self.root)] {
+        let path_of = |p: &'_ String| if powershell { without_drive(p).to_owned() } else { p.clone() };
+        let (state_dir, root) = (path_of(&self.state_dir), path_of(&self.root));
+        for (key, path) in [("state_dir", &state_dir), ("root", &root)] {
             if !plain(path, "/._-") || path.split('/').any(|p| p == "..") || path.starts_with('-') {
                 let text = "must be a path of letters, digits, `.`, `_` and `-`, without `..`";
                 wrong.push((key, format!("{text}, not {path:?}")));
             }
         }
-        if !self.root.starts_with('/') {
-            wrong.push(("root", "must be an absolute path".into()));
+        if !root.starts_with('/') {
+            let text =
+                if powershell { "must be an absolute path such as `C:/srv/app`" } else { "must be an absolute path" };
+            wrong.push(("root", text.into()));
         }
         if self.jump.as_deref() == Some(host) {
             wrong.push(("jump", "a host cannot be reached through itself".into()));
@@ -118,6 +169,22 @@ mod tests {
     }
 
     #[test]
+    fn a_windows_host_has_drives_and_says_that_it_is_untested() {
+        let text = host(&format!(
+            "  account: WEB\\deploy\n  key: fleet\n  host_key: {KEY}\n  root: C:/srv/app\n  shell: powershell\n  untested: true\n"
+        ));
+        let items = read(&text).expect("reads");
+        let Item::Host(h) = &items[0].item else { panic!("a host") };
+        let ssh = h.ssh.as_ref().expect("ssh");
+        assert_eq!(
+            (ssh.shell, ssh.root.as_str(), ssh.account.as_str()),
+            (super::Shell::PowerShell, "C:/srv/app", "WEB\\deploy")
+        );
+        let kept = serde_json::to_value(ssh).expect("JSON");
+        assert_eq!(kept["shell"], "powershell");
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_line() {
         let good = format!("  account: deploy\n  key: fleet\n  host_key: {KEY}\n  root: /srv/app\n");
         for (from, to, line, says) in [
@@ -131,6 +198,19 @@ mod tests {
             ("/srv/app\n", "/srv/app\n  jump: h1\n", 9, "through itself"),
             ("/srv/app\n", "/srv/app\n  state_dir: ../x\n", 9, "without `..`"),
             ("/srv/app\n", "/srv/app\n  password: x\n", 9, "unknown key `password`"),
+            ("/srv/app\n", "/srv/app\n  shell: powershell\n", 9, "write `untested: true`"),
+            ("/srv/app\n", "/srv/app\n  shell: cmd\n", 9, "powershell"),
+            ("/srv/app\n", "/srv/app\n  untested: true\n", 9, "remove it"),
+            (
+                "/srv/app\n",
+                "/srv/app\n  shell: powershell\n  untested: true\n  sudo: true\n",
+                11,
+                "may do what is needed",
+            ),
+            ("/srv/app\n", "C:/srv/app\n", 8, "letters, digits"),
+            ("/srv/app\n", "C:srv\n  shell: powershell\n  untested: true\n", 8, "letters, digits"),
+            ("/srv/app\n", "srv\n  shell: powershell\n  untested: true\n", 8, "such as `C:/srv/app`"),
+            ("/srv/app\n", "\"C:/srv/a b\"\n  shell: powershell\n  untested: true\n", 8, "letters, digits"),
             ("  host_key", "  hostkey", 7, "did you mean `host_key`"),
         ] {
             let errors = read(&host(&good.replace(from, to))).expect_err(to);
