@@ -8,6 +8,7 @@ use crate::{
     change::{Cause, Change, Ring},
     planner::Planned,
     request::{self, person},
+    rights,
     rollback::{self, Where},
 };
 use std::collections::{BTreeMap, VecDeque};
@@ -171,9 +172,9 @@ async fn act(
 ) -> Result<Result<Vec<Ring>, Refused>, Error> {
     let by = person(&command.actor);
     let b = &stored.bundle;
-    let approvals: &[Approval] = match ask {
-        BundleAsk::Approve { approvals, .. } => approvals,
-        _ => &[],
+    let (approvals, token): (&[Approval], _) = match ask {
+        BundleAsk::Approve { approvals, token, .. } => (approvals, *token),
+        _ => (&[], None),
     };
     // Planned before the transaction, as for deployments: the person must have looked at what would run now.
     let mut planned: BTreeMap<DeploymentId, Planned> = BTreeMap::new();
@@ -203,6 +204,9 @@ async fn act(
             return Ok(Err(("invalid", "the decision is not one of the person who sends it on this bundle".into())));
         }
         let Some(d) = deployments::get(&mut change.tx, a.deployment).await? else { continue };
+        if let Some(why) = rights::gone(&mut change.tx, a, token, &d.deployment.project).await? {
+            return Ok(Err(why));
+        }
         // Another's approval was the last it waited for: this one is not needed there any more.
         if d.deployment.state != deployment::State::AwaitingApproval {
             continue;
@@ -232,7 +236,7 @@ fn input(b: &Bundle, ask: &BundleAsk, by: String) -> Input {
     match ask.clone() {
         // Asked before: a bundle that exists is not requested again.
         BundleAsk::Request(_) => Input::Tick,
-        BundleAsk::Approve { digest, approvals, comment } => {
+        BundleAsk::Approve { digest, approvals, comment, .. } => {
             let of = |a: &Approval| b.members.iter().find(|m| m.deployment == a.deployment).map(|m| m.name.clone());
             Input::Approve { by, digest, members: approvals.iter().filter_map(of).collect(), comment }
         }

@@ -3,7 +3,7 @@
 use crate::{
     Error, Refused, amend,
     change::{Cause, Change, Ring, mint},
-    gate, request,
+    gate, request, rights,
     rollback::{self, Where},
 };
 use windlass_contracts::command::{Command, Verb};
@@ -172,8 +172,13 @@ async fn one(change: &mut Change, what: Whole<'_>) -> Result<Result<Deployment, 
                 return Ok(Err(why));
             }
         }
-        Verb::Decide { approval } if approval.person != by || approval.deployment != d.id => {
+        Verb::Decide { approval, .. } if approval.person != by || approval.deployment != d.id => {
             return Ok(Err(("invalid", "the decision is not one of the person who sends it".into())));
+        }
+        Verb::Decide { approval, token } => {
+            if let Some(why) = rights::gone(&mut change.tx, approval, *token, &d.project).await? {
+                return Ok(Err(why));
+            }
         }
         _ => {}
     }
@@ -184,7 +189,7 @@ async fn one(change: &mut Change, what: Whole<'_>) -> Result<Result<Deployment, 
         amend::keep(change, d, a).await?;
     }
     let result = change.apply(d, version, input, planned).await?;
-    if let (Ok(_), Verb::Decide { approval }) = (&result, &command.verb) {
+    if let (Ok(_), Verb::Decide { approval, .. }) = (&result, &command.verb) {
         deployments::insert_approval(&mut change.tx, approval).await?;
     }
     Ok(result.map_err(code))
@@ -193,7 +198,7 @@ async fn one(change: &mut Change, what: Whole<'_>) -> Result<Result<Deployment, 
 fn input(verb: &Verb, by: String) -> Option<Input> {
     Some(match verb.clone() {
         Verb::Request(_) | Verb::Bundle { .. } => return None,
-        Verb::Decide { approval } => Input::Decide(approval),
+        Verb::Decide { approval, .. } => Input::Decide(approval),
         Verb::Accept { digest } => Input::Accept { by, digest },
         Verb::Cancel { reason } => Input::Cancel { by, reason },
         Verb::Pause { reason } => Input::Pause { by, reason },

@@ -14,6 +14,7 @@ mod planner;
 mod promotion;
 mod reconcile;
 mod request;
+mod rights;
 mod rollback;
 
 pub use reconcile::run;

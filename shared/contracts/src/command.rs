@@ -6,7 +6,7 @@ use windlass_domain::{
     Timestamp,
     approval::Approval,
     flow::{OnFailure, Phase},
-    ids::{ArtifactId, BundleId, CommandId, DeploymentId},
+    ids::{ArtifactId, BundleId, CommandId, DeploymentId, TokenId},
     release::{ReleaseKind, RollbackMode},
 };
 
@@ -33,6 +33,9 @@ pub enum Verb {
     /// A signed decision, approve or reject.
     Decide {
         approval: Approval,
+        /// The token it was given with: one that is revoked before the decision is taken approves nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<TokenId>,
     },
     /// A person takes a plan that changed where nobody has to approve.
     Accept {
@@ -152,6 +155,9 @@ pub enum BundleAsk {
         approvals: Vec<Approval>,
         #[serde(default)]
         comment: String,
+        /// As in [`Verb::Decide`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<TokenId>,
     },
     Reject {
         digest: String,

@@ -160,7 +160,7 @@ fn commands_and_outcomes() {
         note: "n".into(),
     };
     golden("command-request-v1", &Verb::Request(Box::new(request)));
-    golden("command-decide-v1", &Verb::Decide { approval: approval() });
+    golden("command-decide-v1", &Verb::Decide { approval: approval(), token: None });
     golden(
         "command-retry-v1",
         &Verb::Retry {

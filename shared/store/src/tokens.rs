@@ -73,6 +73,32 @@ pub async fn get(tx: &mut Tx, id: TokenId) -> Result<Option<Token>, Error> {
     Ok(row.map(Token::from))
 }
 
+/// What a token allows, without its secret half: for who decides later than it was shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub person: String,
+    pub scopes: Vec<Permission>,
+    pub project: Option<String>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+/// Reads no hash, which services other than the api may not see.
+pub async fn standing(tx: &mut Tx, id: TokenId) -> Result<Option<Standing>, Error> {
+    type Found = (String, Json<Vec<Permission>>, Option<String>, Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+    let row: Option<Found> = sql("SELECT person, scopes, project, expires_at, revoked_at FROM tokens WHERE id = $1")
+        .bind(id)
+        .fetch_optional(tx)
+        .await?;
+    Ok(row.map(|(person, scopes, project, expires_at, revoked_at)| Standing {
+        person,
+        scopes: scopes.0,
+        project,
+        expires_at,
+        revoked_at,
+    }))
+}
+
 /// Newest first, older than `before`; of one person where given.
 pub async fn list(tx: &mut Tx, person: Option<&str>, before: Option<TokenId>, limit: u32) -> Result<Vec<Token>, Error> {
     let rows: Vec<Row> = sql(AssertSqlSafe(format!(

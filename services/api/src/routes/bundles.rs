@@ -298,7 +298,8 @@ pub(crate) async fn approve(call: Call) -> Answer {
     if let (true, true, Some((code, text))) = (approvals.is_empty(), g.digest == b.digest, why) {
         return Err(Problem::conflict(code, text).into());
     }
-    verb(&call, BundleAsk::Approve { digest: g.digest, approvals, comment: g.comment }).await
+    let token = Some(call.who()?.token);
+    verb(&call, BundleAsk::Approve { digest: g.digest, approvals, comment: g.comment, token }).await
 }
 
 fn decision(call: &Call) -> Result<http::DecisionBody, Problem> {

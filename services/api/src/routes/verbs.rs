@@ -37,7 +37,8 @@ async fn decide(call: Call, decision: Decision) -> Answer {
     let signed =
         call.state.approval.sign(approval.signed_text().as_bytes()).map_err(|e| Fail::Internal(e.to_string()))?;
     approval.signature = STANDARD.encode(signed);
-    verb(&call, Verb::Decide { approval }).await
+    let token = Some(call.who()?.token);
+    verb(&call, Verb::Decide { approval, token }).await
 }
 
 #[utoipa::path(post, path = "/api/v1/deployments/{id}/approve", tag = "verbs", params(("id" = Uuid, Path,)), request_body = body::DecisionBody, responses((status = 200, body = body::Command), (status = 202, body = body::Command), (status = "default", body = body::Problem)))]

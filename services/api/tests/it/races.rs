@@ -90,7 +90,7 @@ async fn a_command_answers_with_its_outcome() {
         let id: uuid::Uuid = c["id"].as_str().expect("id").parse().expect("uuid");
         let stored = windlass_store::commands::get(&mut tx, id.into()).await.expect("reads").expect("there");
         drop(tx);
-        let windlass_contracts::command::Verb::Decide { approval } = stored.verb else { panic!("{stored:?}") };
+        let windlass_contracts::command::Verb::Decide { approval, .. } = stored.verb else { panic!("{stored:?}") };
         assert_eq!((approval.person.as_str(), approval.plan_digest.as_str()), ("bob", "sha256:plan"));
         let key =
             windlass_bus::identity::load_key(&w.ctx.settings.keys_dir().join("approval.nk"), nkeys::KeyPairType::User)

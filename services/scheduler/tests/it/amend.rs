@@ -141,9 +141,9 @@ async fn what_cannot_be_amended_is_refused_with_the_reason() {
         // A new request with the same inputs stays as possible as before.
         assert!(w.retry_with(id, json!({ "word": "bonjour" })).await.accepted);
         let digest = w.amendment(id).await.facts.digest;
-        let Verb::Decide { mut approval } = approve(id, &digest, "zoe") else { panic!("a decision") };
+        let Verb::Decide { mut approval, token } = approve(id, &digest, "zoe") else { panic!("a decision") };
         approval.decision = windlass_domain::approval::Decision::Reject;
-        assert!(w.command("person:zoe", id, Verb::Decide { approval }).await.accepted);
+        assert!(w.command("person:zoe", id, Verb::Decide { approval, token }).await.accepted);
         eventually(std::time::Duration::from_secs(20), "the plan is dropped", async || {
             w.until(id, State::Paused).await.amendment.is_none().then_some(())
         })

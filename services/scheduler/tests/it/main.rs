@@ -6,6 +6,7 @@ mod holds;
 mod marks;
 mod ordered;
 mod planning;
+mod rights;
 mod reopen;
 mod rollback;
 mod world;
@@ -32,7 +33,7 @@ fn approve(d: DeploymentId, digest: &str, person: &str) -> Verb {
         at: chrono::Utc::now(),
         signature: "test".into(),
     };
-    Verb::Decide { approval }
+    Verb::Decide { approval, token: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]

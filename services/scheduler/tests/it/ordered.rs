@@ -326,7 +326,12 @@ impl World {
             at: Utc::now(),
             signature: "test".into(),
         });
-        let ask = BundleAsk::Approve { digest: b.digest, approvals: approvals.collect(), comment: String::new() };
+        let ask = BundleAsk::Approve {
+            digest: b.digest,
+            approvals: approvals.collect(),
+            comment: String::new(),
+            token: None,
+        };
         self.to_bundle(&format!("person:{person}"), id, ask).await
     }
 }

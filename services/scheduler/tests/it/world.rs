@@ -12,6 +12,7 @@ use windlass_contracts::{
 };
 use windlass_domain::{
     Timestamp,
+    access::{Grant, Role},
     approval::ApprovalRule,
     artifact::Artifact,
     catalog::{Environment, Host, Item, Policy},
@@ -22,7 +23,11 @@ use windlass_domain::{
     work::{HostResult, Outcome, WorkResult, WorkSpec},
 };
 use windlass_runtime::{Health, Settings};
-use windlass_store::{artifacts, catalog, commands, deployments, works};
+use windlass_store::{
+    artifacts, catalog, commands, deployments,
+    people::{self, Person},
+    works,
+};
 use windlass_testkit::{Db, Nats, eventually, nats, temp_dir};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -56,12 +61,26 @@ impl World {
         let ctx = Context::open(Arc::new(settings), Health::new(), shutdown.clone()).await.expect("context");
         let mut w = World { nats, ctx, shutdown, schedulers: vec![], _dir: dir, _db: db };
         w.catalog(hosts, quorum).await;
+        for name in ["ann", "bob", "olga", "zoe"] {
+            w.person(name, Role::Admin, false).await;
+        }
         w.second_scheduler().await;
         w
     }
 
     pub(crate) fn store(&self) -> &windlass_store::Store {
         &self.ctx.store
+    }
+
+    /// A person as they are from now on, with one role everywhere.
+    pub(crate) async fn person(&self, name: &str, role: Role, disabled: bool) {
+        let p = Person { name: name.into(), display: name.into(), disabled, created_at: chrono::Utc::now() };
+        let mut tx = self.ctx.store.write().await.expect("tx");
+        if !people::insert(&mut tx, &p).await.expect("person") {
+            people::update(&mut tx, name, name, disabled).await.expect("person");
+        }
+        people::set_grants(&mut tx, name, &[Grant { project_group: "*".into(), role }]).await.expect("grants");
+        tx.commit().await.expect("commit");
     }
 
     /// Another one of the same.
