@@ -7,6 +7,8 @@ mod call;
 mod commands;
 mod console;
 mod doctor;
+#[doc(hidden)]
+pub mod fuzzing;
 mod intake;
 mod limit;
 mod page;

@@ -5,7 +5,7 @@ pub(crate) mod bus;
 pub(crate) mod cdevents;
 pub(crate) mod generic;
 pub(crate) mod github;
-mod purl;
+pub(crate) mod purl;
 pub(crate) mod signature;
 
 use crate::{
@@ -227,7 +227,7 @@ async fn decide(tx: &mut Tx, incoming: &Incoming, at: DateTime<Utc>) -> Result<(
     Ok((answer, rings))
 }
 
-fn artifact(project: &str, b: &Build, at: DateTime<Utc>) -> Artifact {
+pub(crate) fn artifact(project: &str, b: &Build, at: DateTime<Utc>) -> Artifact {
     Artifact {
         id: ArtifactId(Uuid::now_v7()),
         project: project.into(),
