@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use windlass_contracts::frames::{self, FrameError, Up};
+use windlass_contracts::frames::{self, FrameError, NotTaken, Up};
 use windlass_domain::{Timestamp, ids::AgentId};
 use windlass_runtime::settings::Executor as Settings;
 use windlass_store::{Store, sessions};
@@ -28,10 +28,8 @@ pub(crate) enum NotBelieved {
     Subject,
     #[error("the agent is not enrolled, or revoked")]
     Unknown,
-    #[error("the frame names another agent than its subject")]
-    OtherAgent,
-    #[error("the frame cannot be opened")]
-    Frame(#[from] FrameError),
+    #[error("the frame is not this agent's")]
+    Frame(#[from] NotTaken),
 }
 
 impl NotBelieved {
@@ -39,8 +37,9 @@ impl NotBelieved {
         match self {
             NotBelieved::Subject => "subject",
             NotBelieved::Unknown => "unknown",
-            NotBelieved::OtherAgent => "other_agent",
-            NotBelieved::Frame(FrameError::Signature | FrameError::Key) => "signature",
+            NotBelieved::Frame(NotTaken::OtherAgent(_)) => "other_agent",
+            NotBelieved::Frame(NotTaken::OtherInstance(_)) => "other_instance",
+            NotBelieved::Frame(NotTaken::Frame(FrameError::Signature | FrameError::Key)) => "signature",
             NotBelieved::Frame(_) => "form",
         }
     }
@@ -126,8 +125,7 @@ impl Directory {
     pub(crate) fn open(&self, agent: AgentId, payload: &[u8]) -> Result<Up, NotBelieved> {
         let inner = self.lock();
         let known = inner.agents.get(&agent).ok_or(NotBelieved::Unknown)?;
-        let up: Up = frames::open(payload, &known.key)?;
-        if up.agent == agent { Ok(up) } else { Err(NotBelieved::OtherAgent) }
+        Ok(frames::open_up(payload, &known.key, agent)?)
     }
 
     pub(crate) fn knows(&self, agent: AgentId) -> bool {

@@ -5,7 +5,10 @@ use nkeys::KeyPair;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use windlass_contracts::frames::MAX_FRAME;
 
+/// An agent needs two: its frames, and answers to its own requests.
+const AGENT_SUBSCRIPTIONS: u32 = 8;
 /// The only algorithm NATS accepts.
 const ALGORITHM: &str = "ed25519-nkey";
 
@@ -64,6 +67,15 @@ pub(crate) fn account(jetstream: JetStream, revoked: &BTreeMap<String, i64>) -> 
         "default_permissions": { "pub": {}, "sub": {} },
         "revocations": revoked,
     })
+}
+
+/// Of an agent: a few subscriptions, no message that is larger than a frame, and no way in but the client protocol.
+pub(crate) fn agent(publish: &[String], subscribe: &[String]) -> Value {
+    let mut claims = user(publish, subscribe);
+    claims["subs"] = AGENT_SUBSCRIPTIONS.into();
+    claims["payload"] = MAX_FRAME.into();
+    claims["allowed_connection_types"] = json!(["STANDARD"]);
+    claims
 }
 
 pub(crate) fn user(publish: &[String], subscribe: &[String]) -> Value {

@@ -56,6 +56,39 @@ pub fn open<T: for<'de> Deserialize<'de>>(bytes: &[u8], from: &KeyPair) -> Resul
     serde_json::from_slice(&bytes[67..]).map_err(FrameError::Body)
 }
 
+/// Why a frame is not taken although it reached us.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("the frame names agent {0}, which is another")]
+    OtherAgent(AgentId),
+    /// `None`: it names no instance and is of a kind that must.
+    #[error("the frame is for another journal instance: {0:?}")]
+    OtherInstance(Option<String>),
+}
+
+/// What an agent takes: signed by the executor's key, addressed to this agent, and meant for its journal. Whoever carries
+/// frames can drop them, hold them back and repeat them, and nothing else.
+pub fn open_down(bytes: &[u8], executor: &KeyPair, me: AgentId, instance: &str) -> Result<Down, NotTaken> {
+    let frame: Down = open(bytes, executor)?;
+    if frame.aud != me {
+        return Err(NotTaken::OtherAgent(frame.aud));
+    }
+    let free = matches!(frame.body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou);
+    match &frame.instance {
+        Some(i) if i != instance => Err(NotTaken::OtherInstance(frame.instance)),
+        None if !free => Err(NotTaken::OtherInstance(None)),
+        _ => Ok(frame),
+    }
+}
+
+/// What an executor takes from the subjects of `agent`: signed by that agent's key, and in no other's name.
+pub fn open_up(bytes: &[u8], key: &KeyPair, agent: AgentId) -> Result<Up, NotTaken> {
+    let frame: Up = open(bytes, key)?;
+    if frame.agent == agent { Ok(frame) } else { Err(NotTaken::OtherAgent(frame.agent)) }
+}
+
 /// Control to agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Down {
@@ -203,6 +236,8 @@ pub enum RefuseCode {
     Invalid,
     /// No room or no journal.
     NoResources,
+    /// This attempt of the step, or a later one, was here before under another id: a history the database has lost.
+    Known,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

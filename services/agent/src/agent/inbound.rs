@@ -2,32 +2,22 @@
 
 use super::{Agent, AgentError, Retry, io_error};
 use crate::{dispatch::Input, files};
-use windlass_contracts::frames::{self, Down, DownBody, Offer, RefuseCode, SealedSecrets, UpBody};
+use windlass_contracts::frames::{self, Down, DownBody, NotTaken, Offer, RefuseCode, SealedSecrets, UpBody};
 use windlass_domain::ids::TaskId;
 
 impl Agent {
     pub(super) async fn down(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
-        let frame: Down = match frames::open(bytes, &self.executor) {
+        let (me, instance) = (self.identity.agent_id, self.journal.instance());
+        let frame: Down = match frames::open_down(bytes, &self.executor, me, instance) {
             Ok(f) => f,
             Err(e) => {
                 tracing::warn!(error = %e, "a frame is ignored");
+                if matches!(e, NotTaken::OtherInstance(Some(_))) {
+                    self.hello.get_or_insert(Retry::new(self.started.elapsed()));
+                }
                 return Ok(());
             }
         };
-        if frame.aud != self.identity.agent_id {
-            tracing::warn!(aud = %frame.aud, "a frame for another agent is ignored");
-            return Ok(());
-        }
-        let free = matches!(frame.body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou);
-        match &frame.instance {
-            Some(i) if i != self.journal.instance() => {
-                tracing::warn!(instance = i, "a frame for another instance is ignored");
-                self.hello.get_or_insert(Retry::new(self.started.elapsed()));
-                return Ok(());
-            }
-            None if !free => return Ok(()),
-            _ => {}
-        }
         match frame.body {
             DownBody::Offer(offer) => self.offer(offer).await,
             DownBody::Grant { task, nonce, epoch, lease_s, secrets } => {
