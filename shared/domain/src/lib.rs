@@ -18,6 +18,7 @@ pub mod mask;
 pub mod merkle;
 pub mod naming;
 pub mod plan;
+pub mod platform;
 pub mod plugin;
 pub mod promotion;
 pub mod reference;
