@@ -2,11 +2,11 @@
 //! own (`wave`); what is the same for both is the lease.
 
 use crate::{error::Stop, lease::Lease, shared::Shared};
-use std::{future::Future, pin::pin, sync::Arc};
+use std::{future::Future, sync::Arc};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use windlass_contracts::subjects;
-use windlass_domain::work::Desired;
+use windlass_domain::{ids::WorkId, work::Desired};
 use windlass_store::{
     Error,
     works::{self, Claim},
@@ -37,25 +37,68 @@ where
     R: Future<Output = Result<Result<T, Error>, Stop>>,
     S: Future<Output = Result<(), Error>>,
 {
-    let mut lease = Lease::new(Arc::clone(shared), claim.work.id, claim.epoch);
-    let poll = shared.ctx.settings.poll_s.get();
-    let mut next_poll = Instant::now();
-    let mut running = pin!(run());
-    let done = loop {
+    let (work, epoch) = (claim.work.id, claim.epoch);
+    let mut lease = Lease::new(Arc::clone(shared), work, epoch);
+    let ended = {
+        let running = async {
+            let mut beside = Lease::second(Arc::clone(shared), work, epoch);
+            loop {
+                match run().await? {
+                    Ok(done) => break Ok::<T, Stop>(done),
+                    Err(error) => beside.after_failure(&error).await?,
+                }
+            }
+        };
+        // Both are polled all the time: what runs may hold a transaction that the renewal of the claim waits for, so neither
+        // may stand still while the other one is waited for.
         tokio::select! {
             biased;
-            () = stop.cancelled() => {
-                lease.release().await;
-                return Err(Stop::Shutdown);
+            why = keep(shared, &mut lease, work, control, bell, stop) => Err(why),
+            done = running => done,
+        }
+    };
+    let done = match ended {
+        Ok(done) => done,
+        Err(Stop::Shutdown) => {
+            lease.release().await;
+            return Err(Stop::Shutdown);
+        }
+        Err(why) => return Err(why),
+    };
+    while let Err(error) = settle(done.clone()).await {
+        lease.after_failure(&error).await?;
+    }
+    shared.ctx.bus.ring(subjects::WORK_SETTLED, claim.work.deployment.to_string()).await;
+    Ok(())
+}
+
+/// Keeps the claim and passes on what is said about the work, until this executor has nothing more to say about it.
+async fn keep(
+    shared: &Shared,
+    lease: &mut Lease,
+    work: WorkId,
+    control: &Control,
+    bell: &Notify,
+    stop: &CancellationToken,
+) -> Stop {
+    let poll = shared.ctx.settings.poll_s.get();
+    let mut next_poll = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Stop::Shutdown,
+            () = tokio::time::sleep_until(lease.due()) => {
+                if let Err(why) = lease.renew().await {
+                    return why;
+                }
             }
-            () = tokio::time::sleep_until(lease.due()) => lease.renew().await?,
             () = bell.notified() => {
                 next_poll = Instant::now();
                 control.wake.notify_one();
             }
             () = tokio::time::sleep_until(next_poll) => {
                 next_poll = Instant::now() + poll;
-                let desired = async { works::desired_now(&mut shared.ctx.store.read().await?, claim.work.id).await };
+                let desired = async { works::desired_now(&mut shared.ctx.store.read().await?, work).await };
                 match desired.await {
                     // It ends itself, so that it can put its house in order.
                     Ok(Some(Desired::Abort)) => control.abort.cancel(),
@@ -65,18 +108,6 @@ where
                     }
                 }
             }
-            done = &mut running => match done? {
-                Ok(done) => break done,
-                Err(error) => {
-                    lease.after_failure(&error).await?;
-                    running.set(run());
-                }
-            },
         }
-    };
-    while let Err(error) = settle(done.clone()).await {
-        lease.after_failure(&error).await?;
     }
-    shared.ctx.bus.ring(subjects::WORK_SETTLED, claim.work.deployment.to_string()).await;
-    Ok(())
 }

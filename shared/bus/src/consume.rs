@@ -227,13 +227,19 @@ where
     async fn decide(&self, m: &jetstream::Message, message: Message, delivered: u64) -> Outcome {
         let work = AssertUnwindSafe(async { (self.handler)(message).await }).catch_unwind();
         tokio::pin!(work);
-        let mut alive = tokio::time::interval(self.spec.ack_wait / 3);
-        alive.tick().await;
-        let result = loop {
-            tokio::select! {
-                r = &mut work => break r,
-                _ = alive.tick() => drop(m.ack_with(AckKind::Progress).await),
+        // Polled beside the handler, not between its steps: one that holds a transaction must not stand still because the
+        // broker takes nothing.
+        let alive = async {
+            let mut due = tokio::time::interval(self.spec.ack_wait / 3);
+            due.tick().await;
+            loop {
+                due.tick().await;
+                drop(m.ack_with(AckKind::Progress).await);
             }
+        };
+        let result = tokio::select! {
+            r = &mut work => r,
+            never = alive => never,
         };
         let last = delivered >= self.spec.max_deliver;
         match result {

@@ -193,3 +193,20 @@ async fn a_new_owner_goes_on_looking_and_takes_up_what_runs() {
         second.shut_down().await;
     }
 }
+
+/// A look writes to the database and so does the renewal of the claim beside it: neither may wait for the other for good.
+#[tokio::test]
+async fn a_claim_is_renewed_in_the_middle_of_what_a_look_writes() {
+    for db in databases().await {
+        let check = step("check", "true");
+        let mut w = World::rolling(db, 2, |r| r.probes = Some(probes(vec![], vec![check], &[]))).await;
+        w.start_agents();
+        let e = w.executor_with(|s| s.executor.lease_s = Duration::from_millis(240).into()).await;
+        let work = bake(&w, &["h0", "h1"], 8.0).await;
+        let (said, probes, reason) = verdict(&w, work).await;
+        assert_eq!(said, Verdict::Success, "{reason}");
+        assert!(probes[0].looks >= 3);
+        w.assert_single_starts();
+        e.shut_down().await;
+    }
+}
