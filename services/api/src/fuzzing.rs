@@ -2,7 +2,7 @@
 
 use crate::{
     auth,
-    intake::{self, Verdict, cdevents, generic, github, purl, signature},
+    intake::{self, Verdict, cdevents, generic, github},
     page,
 };
 use serde_json::Value;
@@ -27,21 +27,6 @@ pub fn cdevents(body: &Value) -> Result<(String, Result<Artifact, String>), Stri
 
 pub fn generic(hook: &GenericHook, body: Value, headers: Value) -> Result<Artifact, String> {
     generic::read(hook, body, headers).and_then(|v| outcome(&v))
-}
-
-/// Version, download address and digest of a package URL.
-pub fn purl(text: &str) -> Option<[Option<String>; 3]> {
-    purl::parse(text).map(|p| [p.version, p.download_url, p.sha256])
-}
-
-pub fn signed_as_github(secret: &[u8], header: Option<&str>, body: &[u8]) -> bool {
-    signature::github(secret, header, body)
-}
-
-/// `headers`: `webhook-id`, `webhook-timestamp`, `webhook-signature`. `now` in Unix seconds.
-pub fn signed_as_standard(secret: &[u8], headers: [Option<&str>; 3], body: &[u8], now: i64) -> bool {
-    let [id, timestamp, signature] = headers;
-    signature::standard(secret, id, timestamp, signature, body, now)
 }
 
 /// The id and the secret's SHA-256, if the text is a token with this prefix.

@@ -1,13 +1,23 @@
 //! What the agent reads: packages, its journal, the outputs of scripts, load balancer files; and what it keeps from logs.
 
-// Private to the agent's action, and complete in itself; compiled here as it stands.
-#[allow(dead_code, reason = "the agent uses all of it")]
+#[path = "../../../services/agent/src/actions/archive.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the agent uses all of it")]
+mod archives;
+#[path = "../../../services/agent/src/journal.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the agent uses all of it")]
+mod journals;
+#[path = "../../../services/agent/src/actions/output.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the agent uses all of it")]
+mod output;
 #[path = "../../../services/agent/src/actions/lb/upstream.rs"]
+#[allow(dead_code, reason = "the agent uses all of it")]
 mod upstreams;
 
 use crate::{choice, plant::planted, text};
+use archives::{Limits, unpack};
 use cap_std::{ambient_authority, fs::Dir};
 use flate2::{Compression, write::GzEncoder};
+use journals::{Entry, Journal, JournalError, Record, peek};
 use serde_json::Value;
 use std::{
     fs,
@@ -15,10 +25,6 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Component, Path},
     sync::atomic::AtomicBool,
-};
-use windlass_agent::{
-    actions::{Limits, parse_output, unpack},
-    journal::{Entry, Journal, JournalError, peek},
 };
 use windlass_domain::mask::{MASK, Masker, check};
 
@@ -186,7 +192,7 @@ pub(crate) fn journal(bytes: &[u8]) {
     };
     assert!(seen.is_empty() || opened == seen);
     if j.seq() < u64::MAX {
-        let more = j.append(vec![windlass_agent::journal::Record::Known { tasks: vec![] }], now).expect("appends");
+        let more = j.append(vec![Record::Known { tasks: vec![] }], now).expect("appends");
         let again = Journal::open(&path, "y", now).expect("its own").1;
         assert_eq!(again, [opened, more].concat());
     }
@@ -200,7 +206,7 @@ fn record(payload: &[u8]) -> Vec<u8> {
 
 /// The bytes are what a script wrote to its output file. Of what is taken keys are names, and each value is in the text.
 pub(crate) fn outputs(bytes: &[u8]) {
-    let Ok(found) = parse_output(bytes) else { return };
+    let Ok(found) = output::parse(bytes) else { return };
     let source = text(bytes).expect("only text is taken");
     assert!(found.len() <= 64);
     for (k, v) in &found {

@@ -1,11 +1,19 @@
 //! The readers of bytes that somebody else wrote, each with what must hold whatever the bytes are. The corpora in
 //! `tests/corpora` are replayed by this crate's test; `./ops/fuzz` searches on from them, guided by coverage.
 //!
+//! Readers that no library shows are compiled here from their own files, as they stand: a library would bring a service with
+//! it, and the fuzzer would take an hour to build.
+//!
 //! An input that broke a rule once stays in the corpus of its target, so it is tried for ever.
 
+#[path = "../../../services/agent/src/files.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the agent uses all of it")]
+mod files;
 mod flows;
 mod hooks;
 mod host;
+#[cfg(feature = "api")]
+mod intake;
 pub mod plant;
 mod terminal;
 mod wire;
@@ -34,10 +42,13 @@ pub const TARGETS: &[Target] = &[
     Target { name: "outputs", run: host::outputs },
     Target { name: "upstream", run: host::upstream },
     Target { name: "mask", run: host::mask },
-    Target { name: "hook", run: hooks::hook },
     Target { name: "signature", run: hooks::signature },
     Target { name: "purl", run: hooks::purl },
-    Target { name: "token", run: hooks::token },
+    Target { name: "jwt", run: hooks::jwt },
+    #[cfg(feature = "api")]
+    Target { name: "hook", run: intake::hook },
+    #[cfg(feature = "api")]
+    Target { name: "token", run: intake::token },
     Target { name: "terminal", run: terminal::terminal },
 ];
 

@@ -13,8 +13,6 @@ mod script;
 mod service;
 
 pub use archive::{ArchiveError, Limits, unpack};
-#[doc(hidden)]
-pub use output::parse as parse_output;
 
 use crate::runner::{
     Context,

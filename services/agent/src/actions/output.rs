@@ -99,7 +99,7 @@ impl Drop for OutputFile {
 }
 
 /// What the bytes of such a file say; the error names the line.
-pub fn parse(bytes: &[u8]) -> Result<Map<String, Value>, String> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
     let out = if text.trim_start().starts_with('{') { json(text)? } else { lines(text)? };
     if out.len() > MAX_KEYS {

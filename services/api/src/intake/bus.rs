@@ -3,7 +3,7 @@
 //! `project`, or `customData.project`.
 
 use super::{Incoming, accept, cdevents};
-use crate::{problem::Fail, state::State};
+use crate::{call::holds_nul, problem::Fail, state::State};
 use std::{sync::Arc, time::Duration};
 use windlass_bus::{ConsumerSpec, Message, Outcome, consume};
 use windlass_contracts::{envelope::CloudEvent, subjects};
@@ -20,6 +20,9 @@ pub(crate) async fn run(state: Arc<State>) {
 }
 
 async fn one(state: Arc<State>, m: Message) -> Outcome {
+    if holds_nul(&m.payload) {
+        return Outcome::Reject("a text of it holds the character NUL (\\u0000), which cannot be stored".into());
+    }
     let event: CloudEvent = match m.json() {
         Ok(e) => e,
         Err(e) => return Outcome::Reject(format!("not a CloudEvent: {e}")),

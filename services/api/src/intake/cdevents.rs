@@ -15,7 +15,7 @@
 //! | built at | `context.timestamp` |
 
 use super::{Build, Verdict, number, purl, text};
-use crate::problem::Problem;
+use crate::{call::holds_nul, problem::Problem};
 use serde_json::Value;
 
 /// A `CDEvent`, with what it means.
@@ -33,8 +33,9 @@ const READY: [&str; 2] = ["dev.cdevents.artifact.published.", "dev.cdevents.arti
 pub(crate) fn read(body: &Value) -> Result<Read, Problem> {
     // Structured mode wraps the CDEvent into a CloudEvent.
     let event = if body.get("specversion").is_some() { body.get("data").unwrap_or(&Value::Null) } else { body };
-    // `data` may come as JSON text.
-    let parsed = event.as_str().and_then(|s| serde_json::from_str::<Value>(s).ok());
+    // `data` may come as JSON text. What is quoted once more has not been looked through for NUL, which cannot be stored.
+    let quoted = event.as_str().filter(|s| !holds_nul(s.as_bytes()));
+    let parsed = quoted.and_then(|s| serde_json::from_str::<Value>(s).ok());
     let event = parsed.as_ref().unwrap_or(event);
     let missing = |what: &str| Problem::unprocessable(format!("this is not a CDEvent: `{what}` is missing"), vec![]);
     let delivery = text(event, "context.id").ok_or_else(|| missing("context.id"))?;

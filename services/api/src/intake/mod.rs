@@ -5,7 +5,7 @@ pub(crate) mod bus;
 pub(crate) mod cdevents;
 pub(crate) mod generic;
 pub(crate) mod github;
-pub(crate) mod purl;
+mod purl;
 pub(crate) mod signature;
 
 use crate::{
@@ -324,8 +324,10 @@ pub(crate) async fn log_refusal(state: &State, source: &str, project: &str, reas
     }
 }
 
+/// At most [`MOST`] characters, without control characters: an event may hold any (a package URL writes NUL as `%00`), and
+/// none of them can be stored everywhere or shown to people.
 pub(crate) fn cut(s: &str) -> String {
-    s.chars().take(MOST).collect()
+    s.chars().filter(|c| !c.is_control()).take(MOST).collect()
 }
 
 fn sqlx_json(v: serde_json::Value) -> intake::Answer {
