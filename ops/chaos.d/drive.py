@@ -1,16 +1,18 @@
-"""Faults for ops/chaos, while clients work (work.py); leaves the evidence that check.py reads."""
+"""Faults for ops/chaos (faults.py), while clients (work.py) and others (people.py) are at work; leaves the evidence that check.py reads."""
 import argparse
+import base64
 import json
 import os
 import pathlib
-import random
-import shutil
 import signal
 import subprocess
 import sys
-import time
+import urllib.parse
 
+from faults import Processes, Surroundings
+from people import Crowd, Stranger, Watcher
 from work import Work
+from world import World
 
 # An end from outside is an end like any other: what was started is ended too.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -28,113 +30,71 @@ HERE = pathlib.Path(args.cluster)
 UP = json.loads((HERE / "up.json").read_text()) | {"windlass": str(HERE / "bin/windlass")}
 FIRST = int(UP["server"].rsplit(":", 1)[1])
 WORK = Work(args.evidence, UP, [FIRST, FIRST + 1], args.seed, args.projects, pathlib.Path(__file__).resolve().parent)
-
-# ---------------------------------------------------------------------------------------------------------------- faults
-SERVICES = [f"{s}-{n}" for s in ("api", "scheduler", "executor", "notifier", "auditor") for n in (1, 2)]
-NATS = ["nats-1", "nats-2", "nats-3"]
-stopped = set()
+WORK.full = True
+WORLD = World(HERE, args.ops, UP, FIRST)
 
 
-def pid(name):
-    try:
-        return int((HERE / "run" / f"{name}.pid").read_text())
-    except (OSError, ValueError):
-        return None
+def forms(secret):
+    """How a secret may look where it must not be: as it is, in Base64 (whatever stands before it), hex, a URL, JSON."""
+    raw = secret.encode()
+    found = {secret, raw.hex(), raw.hex().upper(), urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret), json.dumps(secret)[1:-1]}
+    for before in range(3):
+        code = base64.b64encode(bytes(before) + raw).decode()
+        # Only the signs that the secret alone decides.
+        found.add(code[(0, 2, 3)[before]:len(code.rstrip("=")) - 1 - len(code.rstrip("=")) % 4])
+    return found
 
 
-def send(name, sig):
-    p = pid(name)
-    if p:
-        try:
-            os.kill(p, sig)
-        except ProcessLookupError:
-            pass
+def leaks():
+    """Every place where a secret lies open: database, brokers, agents, logs, evidence. A list of files."""
+    data = pathlib.Path((HERE / "postgres.dir").read_text().strip())
+    patterns = HERE / "patterns"
+    needles = sorted(f for c in WORK.canaries for f in forms(c))
+    patterns.write_text("\n".join(needles) + "\n")
+    # The last of it is written out first.
+    subprocess.run(["psql", "-h", "127.0.0.1", "-p", str(FIRST + 5), "-U", "windlass", "-d", "windlass", "-qc", "CHECKPOINT"],
+                   check=False, timeout=120)
+    found = subprocess.run(["grep", "-raFl", "-f", str(patterns), "--exclude=patterns", "--exclude=canaries.json", "--exclude-dir=bin",
+                            str(HERE), str(data), str(WORK.evidence)], capture_output=True, text=True, timeout=900, check=False)
+    return found.stdout.splitlines(), len(needles)
 
 
-def start(name):
-    subprocess.run([f"{args.ops}/cluster", "start", name], check=False, timeout=60, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.DEVNULL)
+# The grep must be able to find: see that it does, each time.
+def grep_sees():
+    probe = HERE / "probe"
+    probe.write_text(f"xx{WORK.canaries[0]}xx")
+    seen, _ = leaks()
+    probe.unlink()
+    return str(probe) in seen
 
 
-def killed(name, rest):
-    send(name, signal.SIGKILL)
-    time.sleep(rest)
-    start(name)
-
-
-def frozen(name, rest):
-    send(name, signal.SIGSTOP)
-    stopped.add(name)
-    time.sleep(rest)
-    send(name, signal.SIGCONT)
-    stopped.discard(name)
-
-
-def wiped(nodes):
-    for n in nodes:
-        send(n, signal.SIGKILL)
-    time.sleep(0.3)
-    for n in nodes:
-        shutil.rmtree(HERE / "nats" / n, ignore_errors=True)
-    for n in nodes:
-        start(n)
-
-
-def faults(rng):
-    count = {}
-    while time.monotonic() < WORK.end:
-        time.sleep(rng.random() * 4)
-        kind = rng.choices(
-            ["kill service", "freeze service", "kill agent", "freeze agent", "kill broker", "freeze broker", "wipe node",
-             "wipe broker", "kill database", "kill many"],
-            [20, 12, 16, 10, 6, 4, 4, 2, 4, 4])[0]
-        service, agent, node = rng.choice(SERVICES), rng.choice(WORK.hosts), rng.choice(NATS)
-        # Frozen longer than a lease (15 s) now and then, so that the owner wakes as a stranger.
-        rest = rng.choice([0.1, 1, 3, 3, 8, 25])
-        WORK.note(op="fault", kind=kind, service=service, agent=agent, node=node, rest=rest)
-        count[kind] = count.get(kind, 0) + 1
-        if kind == "kill service":
-            killed(service, min(rest, 8))
-        elif kind == "freeze service":
-            frozen(service, rest)
-        elif kind == "kill agent":
-            killed(agent, min(rest, 8))
-        elif kind == "freeze agent":
-            frozen(agent, rest)
-        elif kind == "kill broker":
-            killed(node, min(rest, 3))
-        elif kind == "freeze broker":
-            frozen(node, min(rest, 8))
-        elif kind == "wipe node":
-            wiped([node])
-        elif kind == "wipe broker":
-            wiped(NATS)
-        elif kind == "kill database":
-            killed("postgres", 0.5)
-        else:
-            for name in rng.sample(SERVICES + WORK.hosts, 6):
-                send(name, signal.SIGKILL)
-            time.sleep(1)
-            heal()
-    return count
-
-
-def heal():
-    for name in list(stopped):
-        send(name, signal.SIGCONT)
-    for name in ["postgres", *NATS, *SERVICES, *WORK.hosts]:
-        p = pid(name)
-        try:
-            os.kill(p or 2**22, 0)
-        except OSError:
-            start(name)
-
-
-WORK.prepare()
+WORLD.make()
+for text in WORLD.cannot:
+    print(f"this machine cannot do {text}", flush=True)
 try:
+    WORK.prepare()
     clients = WORK.begin(args.minutes)
-    count = faults(random.Random(args.seed))
-    heal()
-    WORK.settle(clients, count)
+    beside = [Stranger(WORK).prepare(), Crowd(WORK), Watcher(WORK, WORLD)]
+    hands = [Processes(WORLD, WORK, args.seed), Surroundings(WORLD, WORK, args.seed)]
+    if not hands[1].kinds:
+        hands.pop()
+    for thread in [*beside, *hands]:
+        thread.start()
+    for thread in hands:
+        thread.join(args.minutes * 60 + 300)
+    WORLD.heal()
+    for thread in beside:
+        thread.join(120)
+    counts = {}
+    for hand in hands:
+        for kind, n in hand.count.items():
+            counts[kind] = counts.get(kind, 0) + n
+    WORK.settle(clients, counts)
+    found, needles = leaks()
+    world = json.loads((WORK.evidence / "world.json").read_text())
+    world |= {"leaks": found, "needles": needles, "grep_sees": grep_sees(), "cannot": WORLD.cannot, "clocks": bool(WORLD.clocks)}
+    (WORK.evidence / "world.json").write_text(json.dumps(world))
 finally:
-    WORK.receiver.kill()
+    if hasattr(WORK, "receiver"):
+        WORK.receiver.kill()
+    WORLD.end()

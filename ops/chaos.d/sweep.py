@@ -1,122 +1,79 @@
 """The sweep of ops/crash-sweep: one deployment a point, a fault at its n-th durable call, and what became of it.
 
-The tracer is attached to the process once it stands, so a point is counted within the deployment and not within the start. With
-`kill` the process dies inside the call; with `eio` and `enospc` the call fails, and what the process makes of that is its own
-business as long as nothing that was promised is lost.
+A fault is armed once everything stands, so a point is counted within the deployment and not within the start. `kill` dies before the
+call, `after` when it is done and nobody has learned of it; `eio`, `enospc` and `reset` let the call fail, and what the process makes of
+that is its own business as long as nothing that was promised is lost. A sweep is over where deployments pass without reaching the next point.
 """
 import argparse
+import errno
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import time
+import traceback
+import uuid
 
-from work import Work
+from instance import Database, Embedded, Scaled
 
-# An end from outside is an end like any other: what was started is ended too.
+# Other processes end by themselves when their sweep does.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-
-args = argparse.ArgumentParser()
-args.add_argument("--where", required=True)
-args.add_argument("--nats", required=True)
-args.add_argument("--points", type=int, required=True)
-args.add_argument("--target", choices=["server", "agent", "all"], required=True)
-args.add_argument("--fault", choices=["kill", "eio", "enospc"], required=True)
-args.add_argument("--port", type=int, required=True)
-args = args.parse_args()
-WHERE = pathlib.Path(args.where)
-STATE = WHERE / "state"
-HOSTS = ["host-1", "host-2", "host-3"]
-INJECT = {
-    "kill": "fsync,fdatasync,rename,renameat,renameat2:signal=SIGKILL",
-    "eio": "fsync,fdatasync:error=EIO",
-    "enospc": "pwrite64,write:error=ENOSPC",
-}[args.fault]
-TRACED = INJECT.split(":")[0]
-running = {}
+FORMS = {"embedded": Embedded, "scaled": Scaled}
+VERDICTS = {"kill": "kill", "after": "after", "eio": errno.EIO, "enospc": errno.ENOSPC, "reset": errno.ECONNRESET}
+# Calls that a fault makes no sense for are no points of it.
+ONLY = {"eio": {"fsync", "fdatasync", "rename", "renameat", "renameat2"},
+        "enospc": {"pwrite64", "write", "ftruncate", "fallocate", "mkdir", "mkdirat", "link", "linkat", "symlink", "symlinkat"}}
+# So many deployments in a row must pass untouched before a sweep is over: not every one makes exactly as many calls.
+QUIET = 3
 
 
-def log(name):
-    return open(WHERE / "evidence" / f"{name}.log", "a", encoding="utf-8")
+class Plan:
+    """Which point is next; shared by all instances of one form."""
+
+    def __init__(self, sweeps, points, every, until, lock):
+        self.lock, self.points, self.every, self.until = lock, points, every, until
+        self.sweeps = sweeps
+        # Not from the first when only some are taken: those are the request's, every time.
+        first = 1 if every == 1 else every // 2
+        self.next = [multiprocessing.Value("i", first, lock=False) for _ in sweeps]
+        self.quiet = [multiprocessing.Value("i", 0, lock=False) for _ in sweeps]
+
+    def take(self):
+        with self.lock:
+            if time.time() > self.until:
+                return None
+            for i in range(len(self.sweeps)):
+                if self.quiet[i].value < QUIET and self.next[i].value <= self.points:
+                    self.next[i].value += self.every
+                    return i, self.next[i].value - self.every
+        return None
+
+    def quiet_at(self, i):
+        with self.lock:
+            self.quiet[i].value += 1
+
+    def over(self, i):
+        return self.quiet[i].value >= QUIET
 
 
-def start(name):
-    if name == "server":
-        command = [str(WHERE / "bin/windlass"), "up", "--state", str(STATE), "--nats-server", args.nats, "--allow-private", "--port",
-                   str(args.port), "--nats-port", str(args.port + 1)]
-    else:
-        command = [str(WHERE / "bin/windlass-agent"), "run", "--state", str(WHERE / name / "state"), "--root",
-                   str(WHERE / name / "root")]
-    out = log(name)
-    running[name] = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-
-
-def up():
-    """Starts the server until it is ready; its own start is not swept."""
-    for _ in range(20):
-        (STATE / "up.json").unlink(missing_ok=True)
-        start("server")
-        until = time.monotonic() + 60
-        while running["server"].poll() is None and time.monotonic() < until:
-            try:
-                record = json.loads((STATE / "up.json").read_text())
-                if record["ready"]:
-                    return record
-            except (OSError, ValueError, KeyError):
-                pass
-            time.sleep(0.05)
-        time.sleep(0.5)
-    raise SystemExit(f"the server does not start: see {WHERE}/evidence/server.log")
-
-
-def trace(name, n):
-    """Attaches the tracer; returns once it is attached."""
-    tracer = subprocess.Popen(
-        ["strace", "-f", "-o", "/dev/null", "-e", f"trace={TRACED}", "-e", f"inject={INJECT}:when={n}", "-p",
-         str(running[name].pid)], stderr=subprocess.PIPE, text=True)
-    line = tracer.stderr.readline()
-    if "attached" not in line:
-        raise SystemExit(f"cannot trace {name}: {line.strip()}")
-    return tracer
-
-
-def detach(tracer):
-    tracer.send_signal(signal.SIGINT)
-    try:
-        tracer.wait(10)
-    except subprocess.TimeoutExpired:
-        tracer.kill()
-        tracer.wait(10)
-
-
-def point(work, name, n):
-    """One deployment with a fault at the n-th call. False: the deployment did not come as far as that."""
-    version = f"1.{n}.{int(time.time() * 1000)}"
-    tracer = trace(name, n)
-    digest = "sha256:" + os.urandom(32).hex()
-    hit = False
-
-    def mend():
-        nonlocal hit
-        if running[name].poll() is not None:
-            hit = True
-            detach(tracer)
-            if name == "server":
-                up()
-            else:
-                start(name)
-
-    until = time.monotonic() + 150
-    id_ = None
+def point(instance, target, fault, n):
+    """One deployment with a fault at the n-th call; what is written down of it."""
+    version = f"1.{n}.{time.time_ns() // 1000}"
+    work = instance.work
+    process, matches = instance.target(target)
+    only = ONLY.get(fault)
+    instance.arm(process, (lambda caught, call: call.name in only and matches(caught, call)) if only else matches, n, VERDICTS[fault])
+    began, until = time.monotonic(), time.monotonic() + 240
+    id_, d = None, None
     try:
         while id_ is None:
             if time.monotonic() > until:
-                raise SystemExit(f"{name} at call {n}: the request is not accepted in time")
-            mend()
-            made = work.call("POST", "/projects/chaos-0/artifacts",
-                             {"version": version, "url": "file:///nowhere.tar.gz", "digest": digest, "size": 1}, patience=1)
+                raise RuntimeError("the request is not accepted in time")
+            instance.mend()
+            made = work.call("POST", "/projects/chaos-0/artifacts", {"version": version, "url": "file:///nowhere.tar.gz",
+                             "digest": "sha256:" + uuid.UUID(int=n).hex * 2, "size": 1}, patience=1)
             if made[0] not in (200, 201, 409):
                 continue
             status, answer = work.call("POST", "/projects/chaos-0/deployments", {"environment": "online", "version": version},
@@ -124,56 +81,143 @@ def point(work, name, n):
             if status in (200, 201, 202):
                 id_ = answer["new_deployment"]
         while True:
-            mend()
+            instance.mend()
             status, d = work.call("GET", f"/deployments/{id_}", patience=1)
             if status == 200 and d["ended_at"]:
                 break
-            if status == 200:
-                for w in d["waiting_on"]:
-                    if w["on"] == "approval":
-                        work.call("POST", f"/deployments/{id_}/approve", {"digest": d["plan_digest"]}, work.approver, patience=1)
-                    if w["on"] == "unknown":
-                        work.call("POST", f"/deployments/{id_}/override", {"hosts": w["data"]["hosts"], "reason": "sweep"}, patience=1)
-                    if w["on"] == "intervention":
-                        work.call("POST", f"/deployments/{id_}/retry", {"hosts": []}, patience=1)
+            for w in d["waiting_on"] if status == 200 else []:
+                if w["on"] == "approval":
+                    work.call("POST", f"/deployments/{id_}/approve", {"digest": d["plan_digest"]}, work.approver, patience=1,
+                              op="approve", deployment=id_)
+                elif w["on"] == "unknown":
+                    work.call("POST", f"/deployments/{id_}/override", {"hosts": w["data"]["hosts"], "reason": "sweep"}, patience=1)
+                elif w["on"] == "intervention":
+                    work.call("POST", f"/deployments/{id_}/retry", {"hosts": []}, patience=1)
             if time.monotonic() > until:
-                raise SystemExit(f"{name} at call {n}: deployment {id_} does not end: {d and d['waiting_on']}")
-            time.sleep(0.1)
+                raise RuntimeError(f"deployment {id_} does not end: {d and d['waiting_on']}")
+            time.sleep(0.05)
     finally:
-        detach(tracer)
-    mend()
-    # A call that fails kills nobody: how many there are is then not seen, and the limit ends the sweep.
-    return hit or args.fault != "kill"
+        armed, instance.armed = instance.armed, None
+    instance.mend()
+    return {"n": n, "hit": armed.hit, "calls": armed.count, "state": d["state"], "seconds": round(time.monotonic() - began, 2),
+            "deployment": id_}
 
 
-record = None
-try:
-    (WHERE / "evidence").mkdir(exist_ok=True)
-    record = up()
-    record["windlass"] = str(WHERE / "bin/windlass")
-    record["agents"] = [{"host": h} for h in HOSTS]
-    work = Work(WHERE / "evidence", record, [args.port], 0, 1, pathlib.Path(__file__).resolve().parent)
-    work.prepare()
-    for h in HOSTS:
-        (WHERE / h / "root").mkdir(parents=True)
-        token = work.call("POST", "/enroll-tokens", {"host": h})[1]["token"]
-        subprocess.run([str(WHERE / "bin/windlass-agent"), "enroll", "--server", f"http://127.0.0.1:{args.port}", "--token-file", "-",
-                        "--state", str(WHERE / h / "state")], input=token, text=True, check=True, timeout=60,
-                       stdout=subprocess.DEVNULL, stderr=log(h))
-        start(h)
-    counts = {}
-    for name, what in (("server", "server"), ("host-1", "agent")):
-        if args.target not in (what, "all"):
-            continue
-        began = time.monotonic()
-        n = 1
-        while n <= args.points and point(work, name, n):
-            n += 1
-        counts[f"{args.fault} {what}"] = n - 1
-        print(f"{what}: {n - 1} points in {time.monotonic() - began:.0f} s" + ("" if n <= args.points else " (more are left)"), flush=True)
-    work.settle([], counts)
-finally:
-    for p in running.values():
-        p.kill()
-    if record:
-        work.receiver.kill()
+def worker(form, plan, options, database, number):
+    """One installation, point after point until there are no more."""
+    where = pathlib.Path(options.where) / f"{form}-{number}"
+    rest = [where, pathlib.Path(options.where) / "bin", options.nats, options.port + 20 * number + (0 if form == "embedded" else 10)]
+    instance = FORMS[form](*rest, **({"database": database} if form == "scaled" else {}))
+    counts, problem = {}, None
+    try:
+        instance.prepare()
+        with open(where / "evidence/points.jsonl", "a", encoding="utf-8") as points:
+            while (taken := plan.take()) is not None:
+                i, n = taken
+                target, fault = plan.sweeps[i]
+                entry = {"form": form, "target": target, "fault": fault}
+                try:
+                    entry |= point(instance, target, fault, n)
+                except RuntimeError as e:
+                    problem = f"{form} {target} {fault} at call {n}: {e}"
+                    print(problem, file=sys.stderr, flush=True)
+                    entry |= {"n": n, "hit": None, "state": "stuck", "problem": str(e)}
+                points.write(json.dumps(entry) + "\n")
+                points.flush()
+                if entry["hit"]:
+                    counts[f"{form} {target} {fault}"] = counts.get(f"{form} {target} {fault}", 0) + 1
+                elif "problem" not in entry:
+                    plan.quiet_at(i)
+        instance.work.settle([], counts)
+    except BaseException:
+        traceback.print_exc()
+        problem = problem or "broken"
+    finally:
+        instance.end()
+    sys.exit(1 if problem else 0)
+
+
+def lines_of(entries):
+    """Which calls were points, by call and place, numbers in names left out: the list that is kept."""
+    import collections
+    import re
+    seen = collections.Counter()
+    for e in entries:
+        call, _, place = e["hit"].partition(" ")
+        place = re.sub(r".*/(embedded|scaled)-\d+/", "", place)
+        place = re.sub(r"socket:\[\d+\]", "database", place)
+        place = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+", "ID", place)
+        seen[e["form"], e["target"], e["fault"], call, re.sub(r"\d+", "N", place)] += 1
+    return [f"{n:6}  {' '.join(key)}" for key, n in sorted(seen.items())]
+
+
+def main():
+    args = argparse.ArgumentParser()
+    args.add_argument("--where", required=True)
+    args.add_argument("--nats", required=True)
+    args.add_argument("--points", type=int, required=True)
+    args.add_argument("--every", type=int, required=True)
+    args.add_argument("--minutes", type=float, required=True)
+    args.add_argument("--form", choices=["embedded", "scaled", "all"], required=True)
+    args.add_argument("--target", required=True)
+    args.add_argument("--fault", required=True)
+    args.add_argument("--instances", type=int, required=True)
+    args.add_argument("--port", type=int, required=True)
+    options = args.parse_args()
+    where = pathlib.Path(options.where)
+    until = time.time() + options.minutes * 60
+    began = time.monotonic()
+    database = None
+    workers, plans = [], []
+    try:
+        for form, kind in FORMS.items():
+            if options.form not in (form, "all"):
+                continue
+            # All kills first: of a sweep that runs out of time the strongest part is done.
+            sweeps = [(t, f) for f in VERDICTS for t, faults in kind.TARGETS.items() if f in faults
+                      and options.target in (t, "all") and options.fault in (f, "all")]
+            if not sweeps:
+                continue
+            plan = Plan(sweeps, options.points, options.every, until, multiprocessing.Lock())
+            plans.append((form, plan))
+            if form == "scaled":
+                (where / "postgres").mkdir()
+                where.chmod(0o711)
+                database = Database(where / "postgres", options.port - 1)
+            for number in range(options.instances):
+                p = multiprocessing.Process(target=worker, args=(form, plan, options, database, number))
+                p.start()
+                workers.append(p)
+        if not workers:
+            raise SystemExit("there is nothing to sweep: see --help for forms, targets and faults")
+        for p in workers:
+            p.join()
+    finally:
+        for p in workers:
+            if p.is_alive():
+                p.terminate()
+                p.join(60)
+        if database:
+            database.end()
+    entries = [json.loads(line) for f in sorted(where.glob("*/evidence/points.jsonl")) for line in f.read_text().splitlines()]
+    hits = [e for e in entries if e["hit"]]
+    (where / "points.txt").write_text("\n".join(lines_of(hits)) + "\n")
+    print(f"{'form':9} {'target':10} {'fault':7} {'points':>7} {'ended':>7}  of all")
+    for form, plan in plans:
+        for i, (target, fault) in enumerate(plan.sweeps):
+            mine = [e for e in hits if (e["form"], e["target"], e["fault"]) == (form, target, fault)]
+            ended = [e for e in mine if e["state"] != "stuck"]
+            reach = f"every {plan.every}th" if plan.every > 1 else "yes"
+            if not plan.over(i):
+                reach = f"no: stopped before call {plan.next[i].value}"
+            print(f"{form:9} {target:10} {fault:7} {len(mine):7} {len(ended):7}  {reach}")
+    states = {}
+    for e in hits:
+        states[e["state"]] = states.get(e["state"], 0) + 1
+    print(f"{len(hits)} points in {time.monotonic() - began:.0f} s; deployments ended {states}; stuck: "
+          f"{sum(e['state'] == 'stuck' for e in entries)}")
+    sys.exit(1 if any(p.exitcode for p in workers) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,12 +5,15 @@ nothing about whether it happened. Requests carry an Idempotency-Key and are rep
 careful client does. Hosts write into the ledger themselves: one line as a step begins, one as it ends.
 """
 import base64
+import hashlib
 import http.client
+import io
 import json
 import os
 import pathlib
 import random
 import subprocess
+import tarfile
 import threading
 import time
 import uuid
@@ -19,7 +22,13 @@ STEP = """
 set -u
 # One write each, so that lines of many hosts never mix.
 printf 'S %s %s %s %s %s\\n' "$WINDLASS_VERSION" "$WINDLASS_HOST" "$1" "$(date +%s.%N)" "$WINDLASS_ENVIRONMENT" >>"$LEDGER"
-sleep "$(( (RANDOM % 12) )).$(( RANDOM % 10 ))e-1"
+[ "${PACE:-1}" = 0 ] || sleep "$(( (RANDOM % 12) )).$(( RANDOM % 10 ))e-1"
+# What a release holds, by its own word; and a secret that must not be seen.
+if [ -n "${HELD:-}" ]; then
+  printf 'V %s %s %s %s -\\n' "$WINDLASS_VERSION" "$WINDLASS_HOST" "$(cat "$WINDLASS_ROOT/releases/$WINDLASS_RELEASE_DIR/id" || echo none)" \
+    "$(date +%s.%N)" >>"$LEDGER"
+fi
+[ -z "${CANARY:-}" ] || printf 'the secret is %s, in other words %s\\n' "$CANARY" "$(printf %s "$CANARY" | base64)"
 code=0
 [ "$(( RANDOM % 100 ))" -ge "$FAILS" ] || code=3
 printf 'E %s %s %s %s %s\\n' "$WINDLASS_VERSION" "$WINDLASS_HOST" "$1" "$(date +%s.%N)" "$code" >>"$LEDGER"
@@ -42,6 +51,12 @@ class Work:
         self.approver = None
         # Whether clients answer for unknown hosts: only where what ran there is known to be dead.
         self.answers = False
+        # How long steps take (0: not at all) and how many percent of those that may fail do.
+        self.pace, self.fails = 1, 4
+        # With everything that ops/chaos counts: secrets, packages that were changed on their way.
+        self.full = False
+        self.canaries = []
+        self.accepted = set()
 
     def note(self, **entry):
         with self.lock:
@@ -56,7 +71,10 @@ class Work:
                 headers["Idempotency-Key"] = key
             connection.request(method, f"/api/v1{path}", body=body, headers=headers)
             answer = connection.getresponse()
-            return answer.status, answer.read()
+            text = answer.read()
+            if answer.status in (429, 503):
+                self.note(op="refusal", status=answer.status, after=answer.headers.get("Retry-After"), path=path)
+            return answer.status, text
         finally:
             connection.close()
 
@@ -115,9 +133,19 @@ class Work:
         port = (self.evidence / "port").read_text().strip()
         self.call("PUT", "/secrets/channel/chaos-url", {"value": f"http://127.0.0.1:{port}/"})
         self.call("PUT", "/secrets/channel/chaos-sign", {"value": (self.evidence / "sign").read_text()})
+        if self.full:
+            for p in range(self.projects):
+                # Of signs that look different in a URL and in JSON.
+                self.canaries.append("c4n/" + base64.b64encode(os.urandom(18)).decode() + '"+')
+            (self.evidence / "canaries.json").write_text(json.dumps(self.canaries))
+            (self.evidence / "packages").mkdir(exist_ok=True)
         status, answer = self.call("POST", "/apply", self.catalog().encode(), kind="application/yaml")
         if status != 200:
             raise SystemExit(f"the catalog was refused: {status} {answer}")
+        for p, canary in enumerate(self.canaries):
+            status, answer = self.call("PUT", f"/secrets/project.chaos-{p}/canary", {"value": canary})
+            if status >= 300:
+                raise SystemExit(f"a secret was refused: {status} {answer}")
         self.call("POST", "/people", {"name": "bob", "display": "Bob", "grants": [{"project_group": "*", "role": "approver"}]})
         self.approver = self.call("POST", "/tokens", {"person": "bob", "label": "chaos"})[1]["token"]
         self.ledger.touch()
@@ -127,12 +155,21 @@ class Work:
         shares = [self.hosts[i::self.projects] for i in range(self.projects)]
         run = json.dumps(STEP.strip() + "\n")
 
-        def step(name, fails):
-            env = f'{{ LEDGER: "{self.ledger}", FAILS: "{fails}" }}'
+        def step(name, fails, more=""):
+            env = f'{{ LEDGER: "{self.ledger}", FAILS: "{fails}", PACE: "{self.pace}"{more} }}'
             return f"      - {{ id: {name}, uses: script, with: {{ run: {run}, args: [{name}], env: {env} }} }}\n"
 
         for p, hosts in enumerate(shares):
             name = f"chaos-{p}"
+            fetch = self.full and p % 3 == 1
+            more = ', CANARY: "${{ secrets.canary }}"' if self.full else ""
+            more += ', HELD: "yes"' if fetch else ""
+            get = """  - id: get
+    waves: "100%"
+    parallel: 5
+    steps:
+      - { id: fetch, uses: artifact.fetch }
+""" if fetch else ""
             out.append(f"""kind: project
 name: {name}
 group: chaos
@@ -148,12 +185,13 @@ project: {name}
 flow: work
 on_failure: {["pause", "stop"][p % 2]}
 steps:
-  - id: roll
+{get}  - id: roll
+    {"needs: [get]" if fetch else "phase: release"}
     waves: "1 50%"
     budget: {{ percent: 30 }}
     parallel: 3
     steps:
-{step("one", 0)}{step("two", 4)}{step("three", 0)}
+{step("one", 0, more)}{step("two", self.fails)}{step("three", 0)}
   - id: after
     needs: [roll]
     waves: "100%"
@@ -191,7 +229,9 @@ rules:
         while True:
             deployments = self.pages("/deployments")
             open_ = [d for d in deployments if not d["ended_at"]]
-            if not open_ or time.monotonic() > until:
+            # What was accepted and is not yet there is not over either.
+            missing = self.accepted - {d["id"] for d in deployments}
+            if not (open_ or missing) or time.monotonic() > until:
                 break
             # An unknown host keeps its environment's lock, also after the end: a person has to answer for it.
             for d in deployments:
@@ -210,6 +250,8 @@ rules:
         world = {"faults": faults, "deployments": [], "seed": self.seed, "notifications": self.pages("/notifications")}
         for d in deployments:
             _, detail = self.call("GET", f"/deployments/{d['id']}")
+            if self.full and int(d["project"].rsplit("-", 1)[1]) % 3 == 0:
+                detail["given"] = self.call("GET", f"/deployments/{d['id']}/approvals")[1]["items"]
             detail["tasks"] = self.call("GET", f"/deployments/{d['id']}/tasks?limit=1000")[1]["items"]
             world["deployments"].append(detail)
         world["audit"] = self.audit()
@@ -231,6 +273,16 @@ rules:
             time.sleep(2)
 
 
+def pack(text):
+    """A package with one file, `id`."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        entry = tarfile.TarInfo("id")
+        entry.size = len(text)
+        tar.addfile(entry, io.BytesIO(text.encode()))
+    return out.getvalue()
+
+
 class Client(threading.Thread):
     """Releases to one project, one after the other, and does to them what people do."""
 
@@ -246,13 +298,31 @@ class Client(threading.Thread):
             except Exception as e:  # noqa: BLE001 - a client that dies would hide what it saw
                 self.work.note(op="client", result="broken", project=self.project, error=repr(e))
 
+    def hasty(self, id_, digest):
+        """Approvals that must not be taken: of another plan than this, and by whoever asked for it."""
+        other = digest[:-4] + ("0000" if digest[-4:] != "0000" else "1111")
+        self.work.call("POST", f"/deployments/{id_}/approve", {"digest": other}, self.work.approver, patience=20, op="approve_other",
+                       deployment=id_)
+        self.work.call("POST", f"/deployments/{id_}/approve", {"digest": digest}, patience=20, op="approve_own", deployment=id_)
+
+    def package(self, version):
+        """What is registered. Now and then the package that lies there is another one than the digest says."""
+        if not (self.work.full and int(self.project.rsplit("-", 1)[1]) % 3 == 1):
+            return {"url": "file:///nowhere.tar.gz", "digest": "sha256:" + uuid.uuid4().hex * 2, "size": 1}
+        path = self.work.evidence / "packages" / f"{self.project}-{version}.tar.gz"
+        good = uuid.UUID(int=self.random.getrandbits(128)).hex
+        packed = pack(good)
+        changed = self.random.random() < 0.25
+        path.write_bytes(pack(uuid.uuid4().hex) if changed else packed)
+        self.work.note(op="package", project=self.project, version=version, id=good, changed=changed)
+        return {"url": f"file://{path}", "digest": "sha256:" + hashlib.sha256(packed).hexdigest(), "size": len(packed)}
+
     def release(self):
         self.n += 1
         version = f"{self.n}.0.{self.random.randrange(10**6)}"
-        digest = "sha256:" + uuid.uuid4().hex * 2
-        made = self.work.call("POST", f"/projects/{self.project}/artifacts",
-                    {"version": version, "url": "file:///nowhere.tar.gz", "digest": digest, "size": 1},
-                    op="artifact", project=self.project, version=version)
+        package = self.package(version)
+        made = self.work.call("POST", f"/projects/{self.project}/artifacts", {"version": version} | package, op="artifact",
+                              project=self.project, version=version)
         if made[0] >= 300 or made[0] == 0:
             return
         status, answer = self.work.call("POST", f"/projects/{self.project}/deployments", {"environment": "online", "version": version},
@@ -260,6 +330,7 @@ class Client(threading.Thread):
         if status not in (200, 201, 202) or not answer or not answer.get("new_deployment"):
             return
         id_ = answer["new_deployment"]
+        self.work.accepted.add(id_)
         plan = self.random.random()
         until = min(time.monotonic() + 90, self.work.end + 30)
         acted, gone = False, 0
@@ -275,8 +346,11 @@ class Client(threading.Thread):
             if status != 200:
                 return
             if d["ended_at"]:
+                self.work.note(op="seen", deployment=id_, state=d["state"])
                 return
-            if d["state"] == "awaiting_approval":
+            if d["state"] == "awaiting_approval" and d["plan_digest"]:
+                if self.work.full:
+                    self.hasty(id_, d["plan_digest"])
                 self.work.call("POST", f"/deployments/{id_}/approve", {"digest": d["plan_digest"]}, self.work.approver, op="approve", deployment=id_)
             waits = [w["on"] for w in d["waiting_on"]]
             if "unknown" in waits and self.work.answers:

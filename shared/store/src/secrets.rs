@@ -171,10 +171,25 @@ pub async fn find(tx: &mut Tx, place: &Place, names: &[String]) -> Result<BTreeM
 }
 
 /// Which of these names no scope has. Values of secret inputs are not asked for: they come with the request.
+/// Reads names alone: a scheduler's role may see no sealed value.
 pub async fn missing(tx: &mut Tx, place: &Place, names: &[String]) -> Result<Vec<String>, Error> {
-    let stored: Vec<String> = names.iter().filter(|n| !n.starts_with(INPUT_PREFIX)).cloned().collect();
-    let found = find(tx, place, &stored).await?;
-    Ok(stored.into_iter().filter(|n| !found.contains_key(n)).collect())
+    let mut out = Vec::new();
+    for name in names.iter().filter(|n| !n.starts_with(INPUT_PREFIX)) {
+        let mut found = false;
+        for scope in &place.scopes {
+            found = found || exists(tx, scope, name).await?;
+        }
+        if !found {
+            out.push(name.clone());
+        }
+    }
+    Ok(out)
+}
+
+async fn exists(tx: &mut Tx, scope: &str, name: &str) -> Result<bool, Error> {
+    let found: Option<String> =
+        sql("SELECT name FROM secrets WHERE scope = $1 AND name = $2").bind(scope).bind(name).fetch_scalar(tx).await?;
+    Ok(found.is_some())
 }
 
 pub async fn names(tx: &mut Tx) -> Result<Vec<Name>, Error> {
