@@ -33,6 +33,40 @@ test("ages", () => {
   expect(ago(new Date("2026-11-18T23:00:00Z"), now)).toBe("2 d ago");
 });
 
+describe("what hosts write to the log", () => {
+  const kept = "before after";
+  // Of a sequence that is cut off, letters may stay: on a page they are text.
+  const gone: [string, string][] = [
+    ["colours", "before\u001b[1;31m after\u001b[0m"],
+    ["a cleared screen", "before\u001b[2J\u001b[10;10H after"],
+    ["a title", "before\u001b]0;owned\u0007 after"],
+    ["a link (OSC 8)", "before\u001b]8;;http://evil\u001b\\\u001b]8;;\u001b\\ after"],
+    ["the clipboard (OSC 52)", "before\u001b]52;c;ZXZpbA==\u0007 after"],
+    ["modes and queries", "before\u001b[?25l\u001b[>4;2m\u001b[6n after"],
+    ["turned directions", "be\u202efore\u2066 after\u2069"],
+    ["backspaces, bells, NUL", "before\b\u0007\u0000\u007f after\r"],
+    ["8-bit controls", "before\u0085\u009c after"],
+  ];
+  test.each(gone)("%s do nothing", (_, line) => expect(plain(line)).toBe(kept));
+
+  test("whatever is written, no control character is left, and markup is left as the text it is", () => {
+    const all = Array.from({ length: 0x300 }, (_, c) => String.fromCharCode(c)).join("\u001b");
+    for (const text of [all, all.split("").reverse().join(""), "\u001b]8;;" + all, "\u001b[" + all]) {
+      const bad = [...plain(text)].filter((c) => (c < " " && c !== "\t" && c !== "\n") || (c >= "\u007f" && c <= "\u009f"));
+      expect(bad).toEqual([]);
+    }
+    expect(plain("<script>alert(1)</script>&amp;")).toBe("<script>alert(1)</script>&amp;");
+  });
+
+  test("a line of 100 kB, and one of nothing but beginnings, takes no time", () => {
+    for (const text of ["x".repeat(100_000), "\u001b[".repeat(50_000), "\u001b]".repeat(50_000), "\u001b[0".repeat(30_000)]) {
+      const begun = performance.now();
+      plain(text);
+      expect(performance.now() - begun).toBeLessThan(2000);
+    }
+  });
+});
+
 describe("buttons", () => {
   const d = { plan_digest: "sha256:1", waiting_on: [], steps: [], actions: [], kind: "normal", rolled_back_by: null };
   const names = (x: Partial<Parameters<typeof verbs>[0]>) => verbs({ ...d, ...x }).map((v) => v.name);
