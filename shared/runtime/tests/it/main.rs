@@ -1,5 +1,7 @@
 //! What needs a process of its own: signals, and telemetry that is installed for the whole process.
 
+mod ssrf;
+
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
