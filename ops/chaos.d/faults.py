@@ -131,6 +131,8 @@ class Surroundings(Hand):
                            "half loses packets": 4}
         if world.disks:
             self.kinds |= {"agent disk full": 6, "broker disk full": 3, "database disk full": 3, "auditors disk full": 3}
+        if world.standby:
+            self.kinds |= {"database fails over": 3}
         if world.clocks:
             self.kinds |= {"clock jumps": 10}
 
@@ -195,6 +197,17 @@ class Surroundings(Hand):
         self.rest(2)
         if not self.world.alive("postgres"):
             self.world.start("postgres")
+
+    def database_fails_over(self, kind):
+        standby = self.world.standby
+        # Only what follows may be promoted; one that fell behind is made anew, which is no fault.
+        if not standby.follows():
+            standby.heal()
+            return
+        self.note(kind)
+        standby.fail_over()
+        self.rest(self.rng.choice([1, 6]))
+        standby.rejoin()
 
     def auditors_disk_full(self, kind):
         self.full(kind, "auditors")

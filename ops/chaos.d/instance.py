@@ -13,7 +13,7 @@ import time
 import catch
 from work import Work
 
-SHORT = {"WINDLASS__POLL_S": "1", "WINDLASS__EXECUTOR__LEASE_S": "2", "WINDLASS__EXECUTOR__UNKNOWN_S": "20",
+SHORT = {"WINDLASS__POLL_S": "1", "WINDLASS__EXECUTOR__LEASE_S": "3", "WINDLASS__EXECUTOR__UNKNOWN_S": "20",
          "WINDLASS__EXECUTOR__DISCONNECTED_S": "12", "WINDLASS__EXECUTOR__SUSPECT_S": "8", "RUST_LOG": "warn,windlass=info"}
 # What makes something last, or takes its name from it, on a file system.
 ON_DISK = ["fsync", "fdatasync", "rename", "renameat", "renameat2", "pwrite64", "ftruncate", "fallocate", "unlink", "unlinkat",
@@ -47,18 +47,16 @@ class Instance:
     def __init__(self, where, programs, nats, port):
         self.where, self.programs, self.nats, self.port = pathlib.Path(where), pathlib.Path(programs), nats, port
         self.state, self.evidence = self.where / "state", self.where / "evidence"
-        self.evidence.mkdir(parents=True)
-        self.running, self.armed, self.owners = {}, None, {}
-        self.environment = os.environ | SHORT
+        self.evidence.mkdir(parents=True, exist_ok=True)
+        self.running, self.armed, self.watched = {}, None, True
 
     def log(self, name):
         return open(self.evidence / f"{name}.log", "a", encoding="utf-8")
 
     def spawn(self, name, command, calls=None):
         out = self.log(name)
-        # The catcher hands its own environment on.
         os.environ.update(SHORT)
-        if calls:
+        if calls and self.watched:
             self.running[name] = catch.Caught(calls, command, lambda caught, call: self.decide(name, caught, call), out)
         else:
             self.running[name] = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
@@ -76,11 +74,10 @@ class Instance:
         armed.hit = f"{call.name} {call.what()}"
         return armed.verdict
 
-    def process_of(self, call):
-        """Threads live long and their numbers are not given away again soon: asked once."""
-        if call.thread not in self.owners:
-            self.owners[call.thread] = call.process()
-        return self.owners[call.thread]
+    @staticmethod
+    def is_of(caught, call):
+        """Whether a call is of the program itself, not of one it started. Numbers of threads come back, so it is asked each time."""
+        return os.path.exists(f"/proc/{caught.pid}/task/{call.thread}")
 
     def own_file(self, name, call):
         what = call.what()
@@ -113,16 +110,16 @@ class Instance:
         return bool(died)
 
     def agent_only(self, caught, call):
-        return self.process_of(call) == caught.pid and self.own_file(HOSTS[0], call)
+        return self.is_of(caught, call) and self.own_file(HOSTS[0], call)
 
     def runner_only(self, caught, call):
-        process = self.process_of(call)
-        if process in (None, caught.pid):
+        if self.is_of(caught, call):
             return False
         try:
-            return os.path.basename(os.readlink(f"/proc/{process}/exe")).startswith("windlass-agent") and self.own_file(HOSTS[0], call)
+            program = os.path.basename(os.readlink(f"/proc/{call.process()}/exe"))
         except OSError:
             return False
+        return program.startswith("windlass-agent") and self.own_file(HOSTS[0], call)
 
     def end(self):
         for p in self.running.values():
@@ -170,7 +167,7 @@ class Embedded(Instance):
     def target(self, target):
         """Which process, and which of its calls count."""
         if target == "server":
-            return "server", lambda caught, call: self.process_of(call) == caught.pid and self.own_file("state", call)
+            return "server", lambda caught, call: self.is_of(caught, call) and self.own_file("state", call)
         return HOSTS[0], self.agent_only if target == "agent" else self.runner_only
 
 
@@ -185,6 +182,12 @@ class Scaled(Instance):
         self.database, self.sockets = database, {}
 
     def prepare(self):
+        self.init()
+        self.clients(str(self.services()))
+        self.agents()
+
+    def init(self):
+        """Keys, schema, settings; once."""
         name = f"sweep_{self.port}"
         self.database.sql(f"CREATE DATABASE {name}", "postgres")
         url = f"postgres://windlass@127.0.0.1:{self.database.port}/{name}"
@@ -208,6 +211,9 @@ allow_private_addresses = ["127.0.0.0/8"]
             if service != "api":
                 text += f'[health]\n{service} = "127.0.0.1:{self.port + 2 + n}"\n'
             (self.state / f"{service}.toml").write_text(text)
+
+    def services(self):
+        """Starts the broker and the services; where the admin's token is."""
         self.start("nats")
         for service in SERVICES:
             self.start(service)
@@ -218,8 +224,7 @@ allow_private_addresses = ["127.0.0.0/8"]
                 raise RuntimeError(f"the api does not start: see {self.evidence}/api.log")
             self.mend()
             time.sleep(0.05)
-        self.clients(str(admin))
-        self.agents()
+        return admin
 
     def start(self, name):
         if name in HOSTS:
@@ -252,22 +257,23 @@ allow_private_addresses = ["127.0.0.0/8"]
 class Database:
     """One PostgreSQL for all installations of a sweep; each has a database of its own."""
 
-    def __init__(self, where, port):
+    def __init__(self, where, port, log=None):
         self.where, self.port = pathlib.Path(where), port
         self.user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"] if os.geteuid() == 0 else []
         found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
         if not found:
             raise SystemExit("PostgreSQL is not installed")
         self.programs = found[-1].parent
-        if self.user:
-            subprocess.run(["chown", "postgres:postgres", str(where)], check=True, timeout=10)
         data = str(self.where / "data")
-        subprocess.run([*self.user, str(self.programs / "initdb"), "-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "-D", data],
-                       check=True, timeout=120, cwd="/", stdout=subprocess.DEVNULL)
-        settings = f"listen_addresses='127.0.0.1'\nport={port}\nunix_socket_directories=''\nmax_connections=1000\n"
-        subprocess.run([*self.user, "tee", f"{data}/postgresql.auto.conf"], input=settings, text=True, check=True, timeout=10, cwd="/",
-                       stdout=subprocess.DEVNULL)
-        log = open(self.where.parent / "postgres.log", "a", encoding="utf-8")
+        if not (self.where / "data").exists():
+            if self.user:
+                subprocess.run(["chown", "postgres:postgres", str(where)], check=True, timeout=10)
+            subprocess.run([*self.user, str(self.programs / "initdb"), "-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "-D",
+                            data], check=True, timeout=120, cwd="/", stdout=subprocess.DEVNULL)
+            settings = f"listen_addresses='127.0.0.1'\nport={port}\nunix_socket_directories=''\nmax_connections=1000\n"
+            subprocess.run([*self.user, "tee", f"{data}/postgresql.auto.conf"], input=settings, text=True, check=True, timeout=10,
+                           cwd="/", stdout=subprocess.DEVNULL)
+        log = open(log or self.where.parent / "postgres.log", "a", encoding="utf-8")
         self.child = subprocess.Popen([*self.user, str(self.programs / "postgres"), "-D", data], cwd="/", stdout=log, stderr=log,
                                       start_new_session=True)
         until = time.monotonic() + 60

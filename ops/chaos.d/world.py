@@ -11,6 +11,8 @@ import signal
 import subprocess
 import time
 
+from standby import Standby
+
 SERVICES = [f"{s}-{n}" for s in ("api", "scheduler", "executor", "notifier", "auditor") for n in (1, 2)]
 NATS = ["nats-1", "nats-2", "nats-3"]
 HALF = [s for s in SERVICES if s.endswith("-2")]
@@ -82,6 +84,7 @@ class World:
         self.port_of = {a["host"]: a["port"] for a in up["agents"]}
         self.children, self.nets, self.disks, self.clocks = {}, {}, {}, {}
         self.racks, self.cannot, self.stopped = {}, [], set()
+        self.standby = None
 
     # ------------------------------------------------------------------------------------------------------------- processes
     def pid(self, name):
@@ -111,6 +114,10 @@ class World:
 
     def start(self, name):
         if name == "postgres" or name in NATS:
+            child = self.children.pop(name, None)
+            # What is not waited for looks alive to others.
+            if child:
+                child.poll()
             subprocess.run([f"{self.ops}/cluster", "start", name], check=False, timeout=60, stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL)
             return
@@ -145,7 +152,8 @@ class World:
 
     # --------------------------------------------------------------------------------------------------------------- making it
     def make(self):
-        for what, made in (("partitions", self.cables), ("full disks", self.small_disks), ("clocks that jump", self.own_clocks)):
+        for what, made in (("partitions", self.cables), ("full disks", self.small_disks),
+                           ("failovers of the database", self.second_database), ("clocks that jump", self.own_clocks)):
             try:
                 made()
             except (OSError, RuntimeError, subprocess.SubprocessError) as e:
@@ -166,12 +174,19 @@ class World:
  chain in {{ type nat hook prerouting priority -100; iifname "w*" ip daddr 10.77.0.0/16 dnat to 127.0.0.1 ; }}
  chain out {{ type nat hook output priority -100; ip daddr 127.0.0.1 tcp dport {{ {", ".join(map(str, own))} }} dnat to 10.77.9.2 ; }}
  chain post {{ type nat hook postrouting priority 100; oifname "w*" masquerade ; }}
+ chain moved {{ type nat hook output priority -110; }}
+ chain moved_in {{ type nat hook prerouting priority -110; }}
 }}""")
         # PostgreSQL sees the racks' own addresses; it is started anew below.
         with open(pathlib.Path((self.here / "postgres.dir").read_text().strip()) / "pg_hba.conf", "a", encoding="utf-8") as f:
             f.write("host all all 10.77.0.0/16 trust\n")
         self.nets = nets
         self.racks = {name: "half" for name in HALF} | {h: f"rack-{n % RACKS}" for n, h in enumerate(self.hosts)}
+
+    def second_database(self):
+        if not self.nets:
+            raise RuntimeError("no address that could move without a network of its own")
+        self.standby = Standby(self)
 
     def small_disks(self):
         """A file system of its own for the database, for one broker, for the auditors' files and for every tenth agent."""
@@ -182,7 +197,7 @@ class World:
         # The log that is kept for crashes would fill a small disk by itself.
         with open(data / "postgresql.auto.conf", "a", encoding="utf-8") as f:
             f.write("max_wal_size='96MB'\nmin_wal_size='32MB'\n")
-        places = {"postgres": (data.parent, "900m"), "nats-2": (self.here / "nats/nats-2", "300m"), "auditors": (self.here / "audit", "2m")}
+        places = {"postgres": (data.parent, "1600m"), "nats-2": (self.here / "nats/nats-2", "300m"), "auditors": (self.here / "audit", "2m")}
         places |= {h: (self.here / "agents" / h / "state", "24m") for h in self.hosts[::10]}
         for name, (place, size) in places.items():
             if name != "auditors":
@@ -240,11 +255,15 @@ class World:
         for name in ["postgres", *NATS, *SERVICES, *self.hosts]:
             if not self.alive(name):
                 self.start(name)
+        if self.standby:
+            self.standby.heal()
 
     def end(self):
         for child in self.children.values():
             if child.poll() is None:
                 child.kill()
+        if self.standby:
+            self.standby.end()
         for net in self.nets.values():
             net.holder.kill()
 
