@@ -8,30 +8,30 @@ use windlass_agent::actions::{ArchiveError, Limits, unpack};
 use windlass_testkit::temp_dir;
 
 /// One raw entry: the tar crate's own checks of names are passed by.
-struct E {
-    name: Vec<u8>,
-    kind: EntryType,
-    link: Vec<u8>,
-    data: Vec<u8>,
+pub(crate) struct E {
+    pub(crate) name: Vec<u8>,
+    pub(crate) kind: EntryType,
+    pub(crate) link: Vec<u8>,
+    pub(crate) data: Vec<u8>,
 }
 
-fn file(name: &str) -> E {
+pub(crate) fn file(name: &str) -> E {
     E { name: name.into(), kind: EntryType::Regular, link: vec![], data: b"data".to_vec() }
 }
-fn dir(name: &str) -> E {
+pub(crate) fn dir(name: &str) -> E {
     E { kind: EntryType::Directory, data: vec![], ..file(name) }
 }
-fn link(name: &str, to: &str) -> E {
+pub(crate) fn link(name: &str, to: &str) -> E {
     E { kind: EntryType::Symlink, link: to.into(), data: vec![], ..file(name) }
 }
-fn hard(name: &str, to: &str) -> E {
+pub(crate) fn hard(name: &str, to: &str) -> E {
     E { kind: EntryType::Link, link: to.into(), data: vec![], ..file(name) }
 }
 fn of(kind: EntryType) -> E {
     E { kind, data: vec![], ..file("special") }
 }
 
-fn header(e: &E, size: u64) -> tar::Header {
+pub(crate) fn header(e: &E, size: u64) -> tar::Header {
     let mut h = tar::Header::new_gnu();
     let old = h.as_old_mut();
     old.name[..e.name.len()].copy_from_slice(&e.name);
@@ -43,7 +43,7 @@ fn header(e: &E, size: u64) -> tar::Header {
     h
 }
 
-fn archive(entries: &[E]) -> Vec<u8> {
+pub(crate) fn archive(entries: &[E]) -> Vec<u8> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     for e in entries {
         tar.append(&header(e, e.data.len() as u64), &e.data[..]).expect("appends");
@@ -52,7 +52,7 @@ fn archive(entries: &[E]) -> Vec<u8> {
 }
 
 /// Unpacks into `<tmp>/in`; afterwards `<tmp>` holds nothing else and its canary is whole.
-fn attempt(bytes: &[u8], limits: Limits) -> Result<Kept, ArchiveError> {
+pub(crate) fn attempt(bytes: &[u8], limits: Limits) -> Result<Kept, ArchiveError> {
     let tmp = temp_dir();
     std::fs::write(tmp.path().join("canary"), "whole").expect("writes");
     let to = tmp.path().join("in");
@@ -64,12 +64,14 @@ fn attempt(bytes: &[u8], limits: Limits) -> Result<Kept, ArchiveError> {
     around.sort();
     assert_eq!(around, ["canary", "in"]);
     assert_eq!(std::fs::read_to_string(tmp.path().join("canary")).expect("reads"), "whole");
+    let links = std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata(tmp.path().join("canary")).expect("canary"));
+    assert_eq!(links, 1, "a hard link leads out");
     inside_only(&to, &to.canonicalize().expect("path"));
     done.map(|_| Kept(tmp))
 }
 
 /// The directory, until somebody has looked into it.
-struct Kept(tempfile::TempDir);
+pub(crate) struct Kept(tempfile::TempDir);
 
 /// Every link that was made resolves inside, or to nothing; nothing is set-uid.
 fn inside_only(dir: &Path, top: &Path) {
