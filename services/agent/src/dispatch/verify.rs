@@ -25,7 +25,8 @@ const ACTIONS: [&str; 8] = [
 pub struct Policy {
     /// Projects that may run here; empty means all.
     pub allowed_projects: Vec<String>,
-    /// Environment name to what it needs.
+    /// Environment name to what it needs. As soon as one is named, others need as many approvals as the strictest of them;
+    /// `approvals: 0` lets an environment run without.
     pub protected_environments: BTreeMap<String, ProtectedEnvironment>,
     /// Tasks at the same time.
     pub max_parallel: u32,
@@ -68,6 +69,14 @@ pub enum PolicyError {
 }
 
 impl Policy {
+    /// How many people must have signed what runs for this environment. One that the policy does not name is protected like
+    /// the strictest it names: whoever holds the executor's key chooses the name.
+    fn approvals_for(&self, environment: &str) -> u32 {
+        let all = &self.protected_environments;
+        let strictest = || all.values().map(|p| p.approvals).max();
+        all.get(environment).map(|p| p.approvals).or_else(strictest).unwrap_or(0)
+    }
+
     /// Reads `policy.yaml`; a missing file allows everything that is proven.
     pub fn load(path: &Path) -> Result<Policy, PolicyError> {
         use std::os::unix::fs::MetadataExt;
@@ -153,7 +162,10 @@ impl Verifier {
     }
 
     fn approvals(&self, o: &Offer) -> Result<(), Refused> {
-        let Some(needs) = self.policy.protected_environments.get(&o.spec.environment) else { return Ok(()) };
+        let needs = self.policy.approvals_for(&o.spec.environment);
+        if needs == 0 {
+            return Ok(());
+        }
         let people: BTreeSet<&str> = o
             .approvals
             .iter()
@@ -165,13 +177,15 @@ impl Verifier {
             })
             .map(|a| a.person.as_str())
             .collect();
-        if people.len() < needs.approvals as usize {
-            let detail = format!(
-                "environment {} needs {} signed approvals of this plan on this host, the offer carries {} valid ones",
+        if people.len() < needs as usize {
+            let mut detail = format!(
+                "environment {} needs {needs} signed approvals of this plan on this host, the offer carries {} valid ones",
                 o.spec.environment,
-                needs.approvals,
                 people.len()
             );
+            if !self.policy.protected_environments.contains_key(&o.spec.environment) {
+                detail += "; the host's policy does not name it, so it is protected like the strictest one there";
+            }
             return Err((RefuseCode::Unproven, detail));
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! The agent as hosts run it: the real binary, real processes, a real NATS server, and a scripted control plane.
 
+mod approvals;
 mod archives;
 mod control;
 mod frames;
