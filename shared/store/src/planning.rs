@@ -10,13 +10,14 @@ use windlass_domain::{
     approval::ApprovalRule,
     artifact::Artifact,
     catalog::{
-        Connectivity, ConnectivityCheck, Environment, Group, Host, HostGroup, Item, Kind, Policy, Project,
+        Connectivity, ConnectivityCheck, Environment, Group, Host, HostGroup, Item, Kind, Policy, Project, Shell,
         TemporaryHosts,
     },
     deployment::{Deployment, PlanFacts},
     flow::{Flow, StepKind, link::link},
     ids::{ArtifactId, ReleaseId},
     plan::{self, HostFacts, LeftOut, Plan, Surroundings},
+    platform,
     release::{Release, ReleaseKind, RollbackMode},
     targets::{self, Fleet, Wish},
     values::{Explained, Layers},
@@ -361,6 +362,9 @@ impl Snapshot {
             left_out: targets.left_out,
         };
         let plan = plan::build(input).map_err(|e| Unplannable(e.to_string()))?;
+        let shell = |h: &&Host| h.ssh.as_ref().is_some_and(|s| s.shell == Shell::PowerShell);
+        let powershell = self.hosts.values().filter(shell).map(|h| h.name.as_str()).collect();
+        platform::check(&plan, &powershell).map_err(|e| Unplannable(e.to_string()))?;
         let digest = plan.digest().map_err(|e| Unplannable(e.to_string()))?;
         Ok(Planned {
             facts: PlanFacts::of(&plan, &digest.digest),

@@ -4,7 +4,7 @@
 use super::{
     Fault,
     connect::{self, Session},
-    enrol, push, targets,
+    enrol, push, targets, windows,
 };
 use crate::shared::Shared;
 use russh::{Channel, ChannelMsg, client};
@@ -15,7 +15,10 @@ use windlass_contracts::{
     stdio::{Decoder, Hi, Kind, PING_S, encode},
     subjects,
 };
-use windlass_domain::{catalog::Host, ids::AgentId};
+use windlass_domain::{
+    catalog::{Host, Shell},
+    ids::AgentId,
+};
 
 /// The agent's first word comes after it has taken its lock from an earlier process whose link may be dead.
 const FIRST_WORD: Duration = Duration::from_secs(40);
@@ -29,6 +32,39 @@ pub(super) enum End {
     /// The host's entry in the catalog changed: connect anew.
     Changed,
     Stopped,
+}
+
+/// Whether a connection is still needed, and still the right one.
+pub(super) struct Need {
+    idle: Duration,
+    needed: Instant,
+}
+
+impl Need {
+    pub(super) fn new(idle: Duration) -> Need {
+        Need { idle, needed: Instant::now() }
+    }
+
+    /// How often to [`Need::look`].
+    pub(super) fn every(&self) -> Duration {
+        (self.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(2))
+    }
+
+    /// `Some`: the connection is to be closed.
+    pub(super) fn look(&mut self, shared: &Shared, host: &Host, agent: AgentId) -> Result<Option<End>, Fault> {
+        if shared.ssh.wants(&host.name) {
+            self.needed = Instant::now();
+        }
+        match shared.ssh.host(&host.name) {
+            Some(now) if now.ssh == host.ssh && now.address == host.address => {}
+            _ => return Ok(Some(End::Changed)),
+        }
+        if !shared.directory.knows(agent) {
+            let state_dir = host.ssh.as_ref().map(|s| s.state_dir.clone()).unwrap_or_default();
+            return Err(Fault::Revoked { host: host.name.clone(), state_dir });
+        }
+        Ok((self.needed.elapsed() >= self.idle).then_some(End::Idle))
+    }
 }
 
 struct Link {
@@ -45,6 +81,9 @@ pub(super) async fn carry(
     stop: &CancellationToken,
     met: impl FnOnce(),
 ) -> Result<End, Fault> {
+    if let Some(ssh) = host.ssh.as_deref().filter(|s| s.shell == Shell::PowerShell) {
+        return windows::carry(shared, host, ssh, stop, met).await;
+    }
     let mut link = start(shared, host).await?;
     let hi = match tokio::time::timeout(FIRST_WORD, link.first()).await {
         Ok(hi) => hi?,
@@ -58,9 +97,8 @@ pub(super) async fn carry(
     met();
     tracing::info!(host = host.name, agent = %welcome.agent, version = hi.version, "reached by SSH");
     let mut ping = tokio::time::interval(Duration::from_secs(PING_S));
-    let idle = shared.ctx.settings.ssh.idle_s.get();
-    let mut look = tokio::time::interval((idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(2)));
-    let mut needed = Instant::now();
+    let mut need = Need::new(shared.ctx.settings.ssh.idle_s.get());
+    let mut look = tokio::time::interval(need.every());
     let ended = loop {
         tokio::select! {
             biased;
@@ -71,22 +109,9 @@ pub(super) async fn carry(
                 None => return Err(Fault::Cut { why: "the subscription to its frames ended".into() }),
             },
             _ = ping.tick() => link.write(Kind::Ping, b"").await?,
-            _ = look.tick() => {
-                if shared.ssh.wants(&host.name) {
-                    needed = Instant::now();
-                }
-                match shared.ssh.host(&host.name) {
-                    Some(now) if now.ssh == host.ssh && now.address == host.address => {}
-                    _ => break End::Changed,
-                }
-                if !shared.directory.knows(welcome.agent) {
-                    let state_dir = host.ssh.as_ref().map(|s| s.state_dir.clone()).unwrap_or_default();
-                    return Err(Fault::Revoked { host: host.name.clone(), state_dir });
-                }
-                if needed.elapsed() >= idle {
-                    break End::Idle;
-                }
-            }
+            _ = look.tick() => if let Some(end) = need.look(shared, host, welcome.agent)? {
+                break end;
+            },
         }
     };
     link.session.close().await;

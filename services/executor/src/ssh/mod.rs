@@ -12,6 +12,7 @@ mod manager;
 mod push;
 mod scan;
 mod targets;
+mod windows;
 
 pub(crate) use manager::run;
 pub use scan::{ScanError, scan};
@@ -127,6 +128,15 @@ pub(crate) enum Fault {
     Store(#[from] windlass_store::Error),
     #[error("the agents' NATS account cannot be used")]
     Bus(#[from] windlass_bus::doorbell::BusError),
+    #[error("the PowerShell script on the host cannot do what it is asked: {said}")]
+    Far { said: String },
+    #[error(
+        "the journal in the host's state directory is damaged at byte {offset}. Nothing is started on it, because a task could \
+         start twice. Move the state directory away: the host then gets a new identity, and what was granted becomes unknown"
+    )]
+    Journal { offset: u64 },
+    #[error("a frame cannot be sealed")]
+    Frame(#[source] windlass_contracts::frames::FrameError),
     #[error("the connection was cut ({why})")]
     Cut { why: String },
 }
