@@ -1,7 +1,8 @@
 //! Exhaustive search of the dispatch protocol. The control side is the real `Task::apply`; network, executors and agent are
 //! modelled around it: every frame ever sent may arrive any number of times, in any order, or never; the agent may crash, its
 //! machine reboot or be installed anew; an executor may pause between deciding and committing while another takes over; a
-//! person may abort or override; all of it at any moment. Each mutant removes one safeguard, and the search must find out.
+//! person may abort, override, pause and stop a host; all of it at any moment. Each mutant removes one safeguard, and the
+//! search must find out. `WINDLASS_MODELS=long` allows all of it in one search.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,15 +10,29 @@ use std::{
 };
 use windlass_domain::{
     Timestamp,
+    deployment::By,
     task::{Grant, ReportedOutcome, Task, TaskInput, TaskReport, TaskState},
 };
 
-/// Attempts, ACCEPT nonces in all, executor epochs, agent crashes, agent instances.
+/// Attempts, ACCEPT nonces in all, executor epochs.
 const A: usize = 2;
 const N: u8 = 2;
 const EPOCHS: u8 = 2;
-const CRASHES: u8 = 1;
+/// Agent instances at most.
 const INSTANCES: u8 = 2;
+
+/// How often what may happen: agent crashes, agent instances, pauses, hosts that a person stops.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    crashes: u8,
+    instances: u8,
+    holds: u8,
+    stops: u8,
+}
+
+const BREAKS: Bounds = Bounds { crashes: 1, instances: INSTANCES, holds: 0, stops: 0 };
+const PEOPLE: Bounds = Bounds { crashes: 1, instances: 1, holds: 1, stops: 1 };
+const ALL: Bounds = Bounds { crashes: 1, instances: INSTANCES, holds: 1, stops: 1 };
 
 /// Safeguards that can be taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +47,8 @@ enum Mutant {
     NonceNotChecked,
     GrantToAnotherInstance,
     AnyInstanceIsBelieved,
+    GrantUnderHold,
+    GrantAfterStop,
 }
 use Mutant::*;
 
@@ -55,6 +72,8 @@ struct Row {
     /// Nonce and instance; 0 for none.
     grant: (u8, u8),
     reported: bool,
+    /// A person stopped it.
+    stop: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,6 +81,9 @@ struct S {
     // The database. `aborted` is written once every work is settled.
     abort: bool,
     aborted: bool,
+    hold: bool,
+    holds: u8,
+    stops: u8,
     epoch: u8,
     row: [Option<Row>; A],
     /// A grant that a (maybe paused) executor has decided on and not committed: attempt, nonce, its epoch.
@@ -120,10 +142,11 @@ fn number(text: &str) -> u8 {
 struct Control {
     task: Task,
     now: Timestamp,
+    bounds: Bounds,
 }
 
 impl Control {
-    fn new() -> Control {
+    fn new(bounds: Bounds) -> Control {
         let task = Task {
             class: None,
             stop: None,
@@ -144,7 +167,7 @@ impl Control {
             started_at: None,
             settled_at: None,
         };
-        Control { task, now: "2026-11-21T00:00:00Z".parse().expect("time") }
+        Control { task, now: "2026-11-21T00:00:00Z".parse().expect("time"), bounds }
     }
 
     fn apply(&self, row: Row, input: TaskInput) -> Option<Row> {
@@ -152,10 +175,16 @@ impl Control {
         t.state = row.state;
         t.granted = (row.grant.1 != 0).then(|| Grant { nonce: said(row.grant.0), instance: said(row.grant.1) });
         t.report = row.reported.then(|| Self::report(ReportedOutcome::Interrupted));
+        t.stop = row.stop.then(|| self.by());
         let next = t.apply(input, self.now).ok()?;
         let grant = next.granted.as_ref().map_or((0, 0), |g| (number(&g.nonce), number(&g.instance)));
         // A report matters later only on an unknown task.
-        Some(Row { state: next.state, grant, reported: next.report.is_some() && next.state == TaskState::Unknown })
+        let reported = next.report.is_some() && next.state == TaskState::Unknown;
+        Some(Row { state: next.state, grant, reported, stop: next.stop.is_some() })
+    }
+
+    fn by(&self) -> By {
+        By { who: String::new(), reason: String::new(), at: self.now }
     }
 
     fn allows_next(&self, row: Row) -> bool {
@@ -171,6 +200,9 @@ fn start() -> S {
     S {
         abort: false,
         aborted: false,
+        hold: false,
+        holds: 0,
+        stops: 0,
         epoch: 1,
         row: [None; A],
         deciding: None,
@@ -190,14 +222,14 @@ fn start() -> S {
     }
 }
 
-const PENDING: Row = Row { state: TaskState::Pending, grant: (0, 0), reported: false };
+const PENDING: Row = Row { state: TaskState::Pending, grant: (0, 0), reported: false, stop: false };
 
 /// Every step anything can take from `s`.
 fn successors(c: &Control, s: &S, m: Mutant, out: &mut Vec<S>) {
     control(c, s, m, out);
     deployment(c, s, out);
     if s.up {
-        agent(s, m, out);
+        agent(c, s, m, out);
     } else {
         out.push(S { up: true, ..*s });
     }
@@ -228,11 +260,12 @@ fn control(c: &Control, s: &S, m: Mutant, out: &mut Vec<S>) {
                 || s.row[a - 1]
                     .is_some_and(|p| c.allows_next(p) || (m == RetryOnUnknown && p.state == TaskState::Unknown));
             if !s.abort
+                && !s.hold
                 && earlier
                 && let Some(offered) = c.apply(PENDING, TaskInput::Offer)
             {
                 let row = if m == OnePhaseDispatch {
-                    Row { state: TaskState::Granted, grant: (0, 1), reported: false }
+                    Row { state: TaskState::Granted, grant: (0, 1), reported: false, stop: false }
                 } else {
                     offered
                 };
@@ -240,6 +273,14 @@ fn control(c: &Control, s: &S, m: Mutant, out: &mut Vec<S>) {
             }
             continue;
         };
+        if s.stops < c.bounds.stops
+            && let Some(r) = c.apply(row, TaskInput::Stop { by: c.by() })
+        {
+            out.push(S { stops: s.stops + 1, ..with(r, fence(a)) });
+        }
+        if row.stop && !row.state.is_final() {
+            out.push(with(row, fence(a)));
+        }
         // Withdrawn for any reason: time, budget, abort.
         out.extend(c.apply(row, TaskInput::Withdraw { reason: String::new() }).map(|r| with(r, fence(a))));
         if let Some(mut r) = c.apply(row, TaskInput::Silent { reason: String::new() }) {
@@ -266,8 +307,9 @@ fn control(c: &Control, s: &S, m: Mutant, out: &mut Vec<S>) {
     if let Some((a, nonce, epoch)) = s.deciding {
         let a = a as usize;
         let mut n = S { deciding: None, ..*s };
-        let held = epoch == s.epoch && !s.abort;
         let row = s.row[a].unwrap_or(PENDING);
+        let stopped = row.stop && m != GrantAfterStop;
+        let held = epoch == s.epoch && !s.abort && (!s.hold || m == GrantUnderHold) && !stopped;
         let instance = s.nonce_instance[nonce as usize];
         if held || m == GrantWithoutClaimCheck {
             let to = if m == GrantToAnotherInstance && row.grant.1 != 0 { row.grant.1 } else { instance };
@@ -276,6 +318,11 @@ fn control(c: &Control, s: &S, m: Mutant, out: &mut Vec<S>) {
                 Some(r) => {
                     n.row[a] = Some(Row { grant: (nonce, instance), ..r });
                     n.net |= grant(a, nonce);
+                    if m != GrantWithoutClaimCheck && s.hold {
+                        n.broken = Some("I8: granted under a pause");
+                    } else if m != GrantWithoutClaimCheck && row.stop {
+                        n.broken = Some("I9: granted after a person stopped it");
+                    }
                 }
                 // Without the check the zombie's frame goes out, whatever the row says.
                 None if m == GrantWithoutClaimCheck => n.net |= grant(a, nonce),
@@ -292,7 +339,12 @@ fn control(c: &Control, s: &S, m: Mutant, out: &mut Vec<S>) {
 /// Abort and its end.
 fn deployment(c: &Control, s: &S, out: &mut Vec<S>) {
     if !s.abort {
-        out.push(S { abort: true, ..*s });
+        out.push(S { abort: true, hold: false, ..*s });
+    }
+    if s.hold {
+        out.push(S { hold: false, ..*s });
+    } else if !s.abort && s.holds < c.bounds.holds {
+        out.push(S { hold: true, holds: s.holds + 1, ..*s });
     }
     if s.abort {
         for a in 0..A {
@@ -307,7 +359,7 @@ fn deployment(c: &Control, s: &S, out: &mut Vec<S>) {
     }
 }
 
-fn agent(s: &S, m: Mutant, out: &mut Vec<S>) {
+fn agent(c: &Control, s: &S, m: Mutant, out: &mut Vec<S>) {
     for a in 0..A {
         if s.net & offer(a) != 0 && matches!(s.journal[a], J::None | J::Accepted) && s.nonces < N {
             let newer = (a + 1..A).any(|b| s.journal[b] != J::None);
@@ -388,13 +440,13 @@ fn agent(s: &S, m: Mutant, out: &mut Vec<S>) {
             out.push(S { net: s.net | report(a, s.journal[a], s.instance), ..*s });
         }
     }
-    if s.crashes < CRASHES {
+    if s.crashes < c.bounds.crashes {
         // The agent's process dies; then the whole machine.
         let crashed = S { up: false, crashes: s.crashes + 1, nonce: [0; A], starting: [false; A], ..*s };
         out.push(crashed);
         out.push(S { running: [false; A], ..crashed });
     }
-    if s.instance < INSTANCES && !s.running.contains(&true) {
+    if s.instance < c.bounds.instances && !s.running.contains(&true) {
         out.push(S { instance: s.instance + 1, journal: [J::None; A], nonce: [0; A], starting: [false; A], ..*s });
     }
 }
@@ -459,8 +511,8 @@ enum Found {
     Holds { states: usize, traps: usize, seen: HashMap<TaskState, usize>, retried: usize, aborted: usize },
 }
 
-fn search(m: Mutant) -> Found {
-    let c = Control::new();
+fn search(m: Mutant, bounds: Bounds) -> Found {
+    let c = Control::new(bounds);
     let mut index: HashMap<S, u32, BuildHasherDefault<Fx>> = HashMap::default();
     let (mut states, mut parent) = (vec![start()], vec![u32::MAX]);
     index.insert(start(), 0);
@@ -517,10 +569,24 @@ fn traps(states: &[S], mut back: Vec<(u32, u32)>) -> usize {
 
 #[test]
 fn the_seven_invariants_hold_in_every_reachable_state() {
-    match search(Intact) {
+    let long = std::env::var("WINDLASS_MODELS").is_ok_and(|v| v == "long");
+    let forms = if long { vec![BREAKS, PEOPLE, ALL] } else { vec![BREAKS] };
+    forms.into_iter().for_each(holds);
+}
+
+/// The same with a pause and a stop, on one instance of the agent.
+#[test]
+fn they_hold_when_people_pause_and_stop() {
+    holds(PEOPLE);
+}
+
+fn holds(bounds: Bounds) {
+    match search(Intact, bounds) {
         Found::Violation(what, steps) => panic!("{what}, after {steps} steps"),
         Found::Holds { states, traps, seen, retried, aborted } => {
-            eprintln!("{states} states, {retried} with a retry, {aborted} aborted, {seen:?}");
+            eprintln!(
+                "model dispatch, {bounds:?}: {states} states (all of them), {retried} with a retry, {aborted} aborted, {seen:?}"
+            );
             assert_eq!(traps, 0, "every state has a way to a settled one");
             // A search that never gets anywhere proves nothing.
             use TaskState::*;
@@ -544,9 +610,12 @@ fn every_safeguard_is_needed() {
         NonceNotChecked,
         GrantToAnotherInstance,
         AnyInstanceIsBelieved,
+        GrantUnderHold,
+        GrantAfterStop,
     ];
     for mutant in all {
-        match search(mutant) {
+        let bounds = if matches!(mutant, GrantUnderHold | GrantAfterStop) { PEOPLE } else { BREAKS };
+        match search(mutant, bounds) {
             Found::Violation(what, steps) => eprintln!("{mutant:?}: {what}, after {steps} steps"),
             Found::Holds { states, .. } => panic!("{mutant:?} was not caught in {states} states"),
         }
