@@ -13,6 +13,7 @@ use windlass_domain::{
     access::{Permission, Target},
     catalog::{Document, Item, Kind, read},
     event::{Aggregate, NewEvent, Severity},
+    flow::{link, uses},
     naming::Rule,
     span::Place,
 };
@@ -101,6 +102,7 @@ pub(crate) async fn save_all(
 ) -> Result<Vec<body::AppliedItem>, Fail> {
     let documents = &named(naming, documents)?[..];
     check_references(tx, documents).await?;
+    check_subflows(tx, documents).await?;
     let mut out = Vec::new();
     for d in documents {
         let old = catalog::row(tx, d.item.kind(), &d.item.key()).await?;
@@ -317,6 +319,37 @@ pub(crate) async fn users(tx: &mut Tx, item: &Item) -> Result<Vec<String>, Fail>
     let mut out = Vec::new();
     match item {
         Item::Project(p) => {
+/// What flows give to the flows they use must fit those, beside them or in the store. One that is not there yet is told when a
+/// release is made.
+async fn check_subflows(tx: &mut Tx, documents: &[Document]) -> Result<(), Fail> {
+    let mut faults = Vec::new();
+    for d in documents {
+        let Item::Flow { project, flow, .. } = &d.item else { continue };
+        let mut at_hand = BTreeMap::new();
+        for name in link::uses(flow) {
+            let key = format!("{project}/{name}");
+            let beside = documents.iter().find(|o| o.item.kind() == Kind::Flow && o.item.key() == key);
+            let item = match beside {
+                Some(o) => Some(o.item.clone()),
+                None => catalog::get(tx, Kind::Flow, &key).await?.map(|e| e.item),
+            };
+            if let Some(Item::Flow { flow, .. }) = item {
+                at_hand.insert(name, flow);
+            }
+        }
+        for p in uses::check(&d.source, Some(d.place), flow, &|name| at_hand.get(name).cloned()) {
+            faults.push(fault(&d.item, p.place.unwrap_or(d.place), &p.path, p.message));
+        }
+    }
+    match faults.len() {
+        0 => Ok(()),
+        n => {
+            Err(Problem::unprocessable(format!("{n} thing(s) given to subflows do not fit; nothing was saved"), faults)
+                .into())
+        }
+    }
+}
+
             for kind in [Kind::Environment, Kind::Flow] {
                 let keys = catalog::keys(tx, kind, Some(&p.name)).await?;
                 out.extend(keys.into_iter().map(|k| format!("{} {k}", kind.as_str())));

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::time::Duration;
 use tokio::time::Instant;
 use windlass_bus::wake::Backoff;
-use windlass_domain::{mask::Masker, work::FailureClass};
+use windlass_domain::{flow::statuses, mask::Masker, work::FailureClass};
 use windlass_runtime::outbound::Request;
 
 /// Longest single try of an HTTP request.
@@ -81,7 +81,8 @@ pub(crate) async fn once(
     if let Some(key) = key.and_then(|k| HeaderValue::from_str(k).ok()) {
         headers.insert("idempotency-key", key);
     }
-    let want = number(with, "expect_status").unwrap_or(200);
+    let usual = Value::from(200);
+    let want = with.get("expect_status").unwrap_or(&usual);
     let contains = text(with, "expect_body");
     let request = Request {
         headers,
@@ -105,11 +106,11 @@ pub(crate) async fn once(
         output.insert("json".into(), json);
     }
     let done = Done { output, ..Done::default() };
-    if u64::from(r.status) == want && fits {
+    if statuses::fits(want, r.status) && fits {
         return done;
     }
     let reason = if fits {
-        format!("it answered {} instead of {want}", r.status)
+        format!("it answered {} instead of {}", r.status, statuses::shown(want))
     } else {
         format!("it answered {} without the expected text", r.status)
     };

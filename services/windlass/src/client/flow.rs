@@ -5,30 +5,64 @@ use crate::cli::FlowCheckArgs;
 use serde_json::{Value, json};
 use windlass_domain::{
     catalog::{Item, read},
-    flow::{self, FlowError},
+    flow::{self, Flow, FlowError, uses},
+    span::Place,
 };
 
-/// Reads every file and tells all that is wrong with each.
+/// A flow with the project it is of, where its document names one.
+struct Named {
+    project: Option<String>,
+    flow: Flow,
+    /// Its own text, and where that begins in the file.
+    source: String,
+    begin: Option<Place>,
+}
+
+impl Named {
+    fn name(&self) -> String {
+        self.project.as_ref().map(|p| format!("{p}/")).unwrap_or_default() + &self.flow.name
+    }
+
+    /// The flow of this name that a step of `self` would use, from all files: of the same project, as far as they say.
+    fn used<'a>(&self, all: &'a [Named], name: &str) -> Option<&'a Flow> {
+        let near = |n: &&Named| n.project.is_none() || self.project.is_none() || n.project == self.project;
+        let mut found = all.iter().filter(|n| n.flow.name == name).filter(near);
+        // Of two that it may be, nothing can be told.
+        found.next().filter(|_| found.next().is_none()).map(|n| &n.flow)
+    }
+}
+
+/// Reads every file and tells all that is wrong with each, and between them.
 pub(crate) fn check(args: &FlowCheckArgs, out: Out) -> Result<(), Error> {
-    let (mut answers, mut wrong) = (Vec::new(), 0);
+    let (mut files, mut all) = (Vec::new(), Vec::new());
     for path in &args.files {
         let source = String::from_utf8(catalog::read(path)?)
             .map_err(|_| Error::Usage(format!("{}: is not UTF-8 text", path.display())))?;
-        let file = path.display().to_string();
         let (flows, problems) = match flows(&source) {
             Ok(flows) => (flows, Vec::new()),
             Err(problems) => (Vec::new(), problems),
         };
+        let from = all.len();
+        all.extend(flows);
+        files.push((path.display().to_string(), from..all.len(), problems));
+    }
+    let (mut answers, mut wrong) = (Vec::new(), 0);
+    for (file, own, mut problems) in files {
+        let own = all.get(own).unwrap_or_default();
+        for n in own {
+            problems.extend(uses::check(&n.source, n.begin, &n.flow, &|name| n.used(&all, name).cloned()));
+        }
         wrong += problems.len();
+        let names: Vec<String> = own.iter().map(Named::name).collect();
         if out.json {
-            answers.push(json!({ "file": file, "flows": flows, "problems": problems }));
+            answers.push(json!({ "file": file, "flows": names, "problems": problems }));
             continue;
         }
         for p in &problems {
             out.line(text::clean(&format!("{file}: {p}"), false))?;
         }
         if problems.is_empty() {
-            out.line(format!("{file}: good ({})", flows.join(", ")))?;
+            out.line(format!("{file}: good ({})", names.join(", ")))?;
         }
     }
     if out.json {
@@ -41,26 +75,29 @@ pub(crate) fn check(args: &FlowCheckArgs, out: Out) -> Result<(), Error> {
     }
 }
 
-/// Names of the flows in a text: one flow alone, or documents as `apply` takes them.
-fn flows(source: &str) -> Result<Vec<String>, Vec<FlowError>> {
+/// The flows in a text: one flow alone, or documents as `apply` takes them.
+fn flows(source: &str) -> Result<Vec<Named>, Vec<FlowError>> {
     if !source.lines().any(|l| l.starts_with("kind:")) {
-        return flow::parse(source).map(|f| vec![f.name]);
+        return flow::parse(source)
+            .map(|flow| vec![Named { project: None, flow, source: source.to_owned(), begin: None }]);
     }
     let documents = read(source).map_err(|errors| {
         let problem =
             |e: windlass_domain::catalog::ReadError| FlowError { place: e.place, path: e.path, message: e.message };
         errors.into_iter().map(problem).collect::<Vec<_>>()
     })?;
-    let names = documents.into_iter().filter_map(|d| match d.item {
-        Item::Flow { project, flow, .. } => Some(format!("{project}/{}", flow.name)),
+    let flows = documents.into_iter().filter_map(|d| match d.item {
+        Item::Flow { project, flow, .. } => {
+            Some(Named { project: Some(project), flow, source: d.source, begin: Some(d.place) })
+        }
         _ => None,
     });
-    let names: Vec<String> = names.collect();
-    if names.is_empty() {
+    let flows: Vec<Named> = flows.collect();
+    if flows.is_empty() {
         let message = "the text holds no flow; a flow is a document with `kind: flow`".into();
         return Err(vec![FlowError { place: None, path: String::new(), message }]);
     }
-    Ok(names)
+    Ok(flows)
 }
 
 /// Prints the JSON Schema of the language.

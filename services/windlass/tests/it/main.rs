@@ -79,6 +79,27 @@ fn flows_are_checked_without_a_server() {
     assert_eq!(told[0]["problems"][0]["place"], serde_json::json!({ "line": 3, "column": 20 }));
     assert_eq!(run(&["flow", "check", "nowhere.yaml"]).0, 2);
 
+    // What a flow gives to another one, when that is among the files.
+    let smoke = "inputs:\n  url: { type: string }\n  tries: { type: number, default: 3 }\n";
+    let smoke = format!(
+        "kind: flow\nproject: shop\nflow: smoke\n{smoke}steps:\n  - {{ id: a, uses: wait, with: {{ for: 1s }} }}\n"
+    );
+    let smoke = file("smoke.yaml", &smoke);
+    let uses = "# two of one file\n---\nkind: flow\nproject: bank\nflow: web\nsteps:\n  - { id: s, uses: flow/smoke }\n---\n\
+                kind: flow\nproject: shop\nflow: web\nsteps:\n  - id: s\n    uses: flow/smoke\n    with: { trise: 4, tries: many }\n";
+    let uses = file("uses.yaml", uses);
+    assert_eq!(run(&["flow", "check", &uses]).0, 0, "alone it cannot be told");
+    let (code, text) = run(&["flow", "check", &uses, &smoke]);
+    assert_eq!(code, 1, "{text}");
+    for line in [
+        "uses.yaml: line 15, column 11: steps[0].with: the input `url` of flow `smoke` has no default and is not given",
+        "uses.yaml: line 15, column 13: steps[0].with.trise: flow `smoke` has no such input (did you mean `tries`?)",
+        "uses.yaml: line 15, column 30: steps[0].with.tries: the input `tries` of flow `smoke` must be a number",
+        "3 problems were found",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+
     let out = program().args(["flow", "schema"]).output().expect("runs");
     let schema: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");

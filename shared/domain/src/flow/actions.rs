@@ -69,6 +69,8 @@ pub enum Kind {
     OneOf(&'static [&'static str]),
     TextList,
     TextMap,
+    /// Of HTTP answers: one, a range, or a list of both.
+    Statuses,
     /// `http://` or `https://`.
     Url,
     /// Octal text such as `"0644"`.
@@ -261,9 +263,9 @@ pub const ACTIONS: &[Action] = &[
             secret(optional("body", Kind::Text, Preset::None, "Body to send.")),
             optional(
                 "expect_status",
-                Kind::Integer { min: 100, max: 599 },
+                Kind::Statuses,
                 Preset::Number(200),
-                "Status it must answer.",
+                "Status it must answer: one, a range such as `200-299`, or a list of them.",
             ),
             optional("expect_body", Kind::Text, Preset::None, "Text the body must contain."),
             optional("within", Kind::Duration, Preset::Seconds(30), "How long to try; resolved as `within_s`."),
@@ -401,6 +403,7 @@ impl Parameter {
                 .and_then(|m| m.iter().map(|(k, v)| Some((k.clone(), Value::String(word(v)?)))).collect::<Option<_>>())
                 .map(Value::Object)
                 .ok_or_else(|| format!("must be a map of texts such as {{KEY: \"value\"}}, not {}", shown())),
+            Kind::Statuses => super::statuses::resolve(value),
             Kind::Url => match text()? {
                 t if ["http://", "https://"].iter().any(|p| t.len() > p.len() && t.starts_with(p))
                     && !t.contains(|c: char| c.is_whitespace() || c.is_control()) =>

@@ -5,8 +5,10 @@
 //! `s/<id>`, and `s` itself as the way out (with its `repeat` and `on_failure`), which needs the last steps within.
 //! Of `x` count its inputs, steps and outputs; its own `on_failure` and `rollback` do not: those are the release's.
 
-use super::{Flow, Gateway, Join, Scope, Step, StepKind, Subflow};
-use crate::expression::Template;
+use super::{
+    Flow, Gateway, Join, Scope, Step, StepKind, Subflow,
+    uses::{Misfit, misfits},
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most subflows within each other.
@@ -152,31 +154,14 @@ impl Linker<'_> {
 
 /// Do the given inputs fit? Values that are computed are checked when the plan is made.
 fn check(step: &str, flow: &Flow, sub: &Subflow) -> Result<(), LinkError> {
-    let (step, name_of) = (step.to_owned(), flow.name.clone());
-    if let Some(name) = sub.with.keys().find(|k| !flow.inputs.contains_key(*k)) {
-        let known: Vec<&str> = flow.inputs.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-        return Err(LinkError::UnknownInput { step, flow: name_of, name: name.clone(), known });
-    }
-    for (name, input) in &flow.inputs {
-        let Some(value) = sub.with.get(name) else {
-            if input.default.is_some() || input.rules.optional {
-                continue;
-            }
-            return Err(LinkError::MissingInput { step, flow: name_of, name: name.clone() });
-        };
-        let wrong = |problem: String| LinkError::Input {
-            step: step.clone(),
-            flow: name_of.clone(),
-            name: name.clone(),
-            problem,
-        };
-        let template = Template::compile(value).map_err(|e| wrong(format!("is no template: {e}")))?;
-        if let Some(fixed) = template.fixed() {
-            input.check(fixed).map_err(wrong)?;
-        }
-    }
-    Ok(())
+    // What an outer input is, is told where the text is at hand.
+    let Some(first) = misfits(flow, &sub.with, &BTreeMap::new()).into_iter().next() else { return Ok(()) };
+    let (step, flow) = (step.to_owned(), flow.name.clone());
+    Err(match first {
+        Misfit::Unknown { name, known } => LinkError::UnknownInput { step, flow, name, known },
+        Misfit::Missing { name } => LinkError::MissingInput { step, flow, name },
+        Misfit::Wrong { name, problem } => LinkError::Input { step, flow, name, problem },
+    })
 }
 
 impl Gateway {

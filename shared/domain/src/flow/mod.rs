@@ -6,6 +6,9 @@ pub mod input;
 pub mod link;
 pub(crate) mod parse;
 pub mod schema;
+mod ships;
+pub mod statuses;
+pub mod uses;
 
 pub use parse::{FlowError, parse};
 pub use schema::json_schema;

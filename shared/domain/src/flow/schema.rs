@@ -455,6 +455,15 @@ fn parameter(p: &Parameter) -> Value {
         Kind::OneOf(words) => json!({ "enum": words }),
         Kind::TextList => json!({ "type": "array", "items": word }),
         Kind::TextMap => json!({ "type": "object", "additionalProperties": word }),
+        Kind::Statuses => {
+            let one = json!([
+                { "type": "integer", "minimum": 100, "maximum": 599 },
+                { "type": "string", "pattern": "^ *[1-5][0-9]{2} *(- *[1-5][0-9]{2} *)?$" },
+            ]);
+            let mut kinds = one.as_array().cloned().unwrap_or_default();
+            kinds.push(json!({ "type": "array", "minItems": 1, "maxItems": 20, "items": { "anyOf": one } }));
+            json!({ "anyOf": kinds })
+        }
         Kind::Url => json!({ "type": "string", "pattern": "^https?://" }),
         Kind::Mode => json!({ "anyOf": [{ "type": "string", "pattern": "^[0-7]{3,4}$" }, { "type": "integer" }] }),
         Kind::Path => json!({ "type": "string", "minLength": 1 }),

@@ -6,7 +6,7 @@ use regex::Regex;
 use std::path::Path;
 
 /// What the reader of flows can say, from which function or line on.
-const SOURCES: [(&str, &str); 18] = [
+const SOURCES: [(&str, &str); 19] = [
     ("flow/parse.rs", ""),
     ("flow/parse/call.rs", ""),
     ("flow/parse/gateway.rs", ""),
@@ -20,6 +20,7 @@ const SOURCES: [(&str, &str); 18] = [
     ("flow/parse/step.rs", ""),
     ("flow/parse/traffic.rs", ""),
     ("flow/actions.rs", "fn resolve("),
+    ("flow/statuses.rs", ""),
     ("expression/types.rs", ""),
     ("expression/limits.rs", "fn check_source"),
     ("selector.rs", ""),
