@@ -451,16 +451,43 @@ async fn the_agent_runs_as_root_by_sudo() {
     w.host_mut("h1").more = "  sudo: true\n".into();
     w.apply(&w.catalog(&["h1"], "1", 0, "parallel: 0")).await;
     w.version("shop", "1.0.0", "id -un > $WINDLASS_ROOT/who; echo $SUDO_USER >> $WINDLASS_ROOT/who").await;
-    let id = w.deploy("shop", "beta", "1.0.0").await;
-    w.until(&id, &["succeeded"]).await;
-    let who = std::fs::read_to_string(w.root("h1").join("who")).expect("the step wrote it");
-    assert!(who.starts_with("root\n"), "{who}");
-    // Without it the same account is not let into what root made, and the reason says so.
+    let became_root = async |w: &World| {
+        let who = w.root("h1").join("who");
+        let id = w.deploy("shop", "beta", "1.0.0").await;
+        w.until(&id, &["succeeded"]).await;
+        let said = std::fs::read_to_string(&who).expect("the step wrote it");
+        assert!(said.starts_with("root\n"), "{said}");
+        std::fs::remove_file(who).expect("it is there");
+    };
+    became_root(&w).await;
+
+    // The project's account has all of it: the user, a key of the project alone, and sudo.
+    let private = std::fs::read_to_string(w.fleet.as_ref().expect("fleet").dir.join("fleet")).expect("private key");
+    w.secret("project.shop", "robot", &private).await;
+    let by_account = |w: &World| {
+        let account = format!("accounts: {{ deploy: {{ user: {}, ssh_key: robot, sudo: true }} }}\n", user.0);
+        let own = format!("  account: {}\n  key: fleet\n", user.0);
+        let y = w.catalog(&["h1"], "1", 0, "parallel: 0");
+        assert!(y.contains(&own), "{y}");
+        y.replacen("group: retail\n", &format!("group: retail\n{account}"), 1)
+            .replace(&own, "  account: deploy\n  project: shop\n")
+    };
     w.host_mut("h1").more = String::new();
-    w.apply(&w.catalog(&["h1"], "1", 0, "parallel: 0")).await;
-    eventually(PATIENCE, "the reason", async || {
-        let host = w.host("h1").await;
-        host["ssh"]["error"].as_str().is_some_and(|e| e.contains("ermission denied")).then_some(())
-    })
-    .await;
+    w.apply(&by_account(&w)).await;
+    became_root(&w).await;
+    let told = async |w: &World, words: &str| {
+        eventually(PATIENCE, "the reason", async || {
+            let host = w.host("h1").await;
+            host["ssh"]["error"].as_str().is_some_and(|e| e.contains(words)).then_some(())
+        })
+        .await;
+    };
+    // An account that the project does not have.
+    w.apply(&by_account(&w).replace("account: deploy", "account: nobody")).await;
+    w.deploy("shop", "beta", "1.0.0").await;
+    told(&w, "has no account `nobody`").await;
+    // What the host says goes before: without sudo the same user is not let into what root made, and the reason says so.
+    w.host_mut("h1").more = "  sudo: false\n".into();
+    w.apply(&by_account(&w)).await;
+    told(&w, "ermission denied").await;
 }

@@ -284,6 +284,11 @@ async fn check_references(tx: &mut Tx, documents: &[Document]) -> Result<(), Fai
                 }
             }
             Item::Flow { project, .. } => missing("project", Kind::Project, project),
+            Item::Host(h) => {
+                if let Some(project) = h.ssh.as_ref().and_then(|s| s.project.as_ref()) {
+                    missing("ssh.project", Kind::Project, project);
+                }
+            }
             Item::Policy(p) => {
                 // A policy that names nothing there is guards nothing, and nobody would notice.
                 for (i, name) in p.matches.projects.iter().enumerate() {
@@ -304,7 +309,7 @@ async fn check_references(tx: &mut Tx, documents: &[Document]) -> Result<(), Fai
                     faults.push(fault(&d.item, d.place, &format!("{key}[{i}]"), detail));
                 }
             }
-            Item::Project(_) | Item::Host(_) | Item::Channel(_) | Item::Group(_) | Item::Plugin(_) => {}
+            Item::Project(_) | Item::Channel(_) | Item::Group(_) | Item::Plugin(_) => {}
         }
     }
     if faults.is_empty() {

@@ -8,6 +8,7 @@ use crate::{
     program::{End, PrivateDir, Program},
     shared::Shared,
     single::Control,
+    ssh,
     steplog::StepLog,
 };
 use inventory::Host;
@@ -187,7 +188,7 @@ async fn prepare(shared: &Shared, plan: &Plan, with: &Map<String, Value>) -> Res
     if connection == "ssh" {
         let reached = reached(shared, plan).await?;
         for (name, (_, ssh)) in &reached {
-            let key = private_key(shared, name, &ssh.key).await?;
+            let key = private_key(shared, name, ssh).await?;
             keys.push((format!("key-{name}"), key));
         }
         files.push(("known_hosts", inventory::known_hosts(&reached)));
@@ -220,22 +221,29 @@ async fn reached(shared: &Shared, plan: &Plan) -> Result<BTreeMap<String, (Strin
             let Some(Item::Host(host)) = found.map(|e| e.item) else {
                 return Err(format!("host `{name}` is not in the catalog"));
             };
-            let Some(ssh) = host.ssh else {
+            let Some(own) = host.ssh else {
                 return Err(format!(
                     "host `{name}` has no `ssh` in the catalog, so Ansible cannot reach it: add account, key and host key there"
                 ));
             };
+            let accounts = match &own.project {
+                Some(p) => Some(async { ssh::accounts(&mut shared.ctx.store.read().await?, p).await }.await),
+                None => None,
+            };
+            let accounts = accounts.transpose().map_err(|e| format!("the catalog cannot be read: {e}"))?;
+            let ssh = own.resolved(accounts.as_ref()).map_err(|e| format!("host `{name}` cannot be reached: {e}"))?;
             next.extend(ssh.jump.clone());
-            out.insert(name, (host.address, *ssh));
+            out.insert(name, (host.address, ssh));
         }
         wanted = next;
     }
     Ok(out)
 }
 
-/// The private key that a host's `ssh` names, as text: the host's own secret, else one that all hosts share.
-async fn private_key(shared: &Shared, host: &str, name: &str) -> Result<String, String> {
-    for scope in [format!("host/{host}"), "ssh".into()] {
+/// The private key of a host, as text.
+async fn private_key(shared: &Shared, host: &str, ssh: &Ssh) -> Result<String, String> {
+    let name = ssh.key.as_deref().unwrap_or_default();
+    for scope in ssh.key_scopes(host) {
         let read = async { secrets::sealed(&mut shared.ctx.store.read().await?, &scope, name).await };
         let sealed = read.await.map_err(|e| format!("the secret `{name}` cannot be read: {e}"))?;
         let Some(sealed) = sealed else { continue };

@@ -24,10 +24,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use windlass_bus::wake::Backoff;
 use windlass_domain::{
-    catalog::{Host, Item, Kind},
+    catalog::{Account, Host, Item, Kind},
     event::Severity,
 };
-use windlass_store::{catalog, events, leases, ssh};
+use windlass_store::{Tx, catalog, events, leases, ssh};
 
 const PREFIX: &str = "ssh/";
 
@@ -96,19 +96,38 @@ pub(super) async fn refresh_hosts(shared: &Shared) -> Result<(), windlass_store:
         return Ok(());
     }
     let mut hosts: BTreeMap<String, Arc<Host>> = BTreeMap::new();
+    let (mut projects, mut no_account) = (HashMap::new(), HashMap::new());
     for item in catalog::all(&mut tx, Kind::Host).await? {
-        if let Item::Host(h) = item
-            && h.ssh.is_some()
-        {
-            hosts.insert(h.name.clone(), Arc::new(h));
+        let Item::Host(mut h) = item else { continue };
+        let Some(ssh) = h.ssh.take() else { continue };
+        if let Some(name) = ssh.project.as_ref().filter(|p| !projects.contains_key(*p)) {
+            projects.insert(name.clone(), accounts(&mut tx, name).await?);
         }
+        let ssh = match ssh.resolved(ssh.project.as_ref().and_then(|p| projects.get(p))) {
+            Ok(resolved) => Box::new(resolved),
+            Err(why) => {
+                no_account.insert(h.name.clone(), why);
+                ssh
+            }
+        };
+        h.ssh = Some(ssh);
+        hosts.insert(h.name.clone(), Arc::new(h));
     }
     drop(tx);
     let mut inner = shared.ssh.lock();
     inner.status.retain(|h, _| hosts.contains_key(h));
     inner.hosts = hosts;
+    inner.no_account = no_account;
     inner.stamp = Some(stamp);
     Ok(())
+}
+
+/// The execution accounts of a project; none where there is no such project.
+pub(crate) async fn accounts(tx: &mut Tx, project: &str) -> Result<BTreeMap<String, Account>, windlass_store::Error> {
+    Ok(match catalog::get(tx, Kind::Project, project).await?.map(|e| e.item) {
+        Some(Item::Project(p)) => p.accounts,
+        _ => BTreeMap::new(),
+    })
 }
 
 /// Which hosts have work, and what other executors know.

@@ -14,7 +14,7 @@ mod scan;
 mod targets;
 mod windows;
 
-pub(crate) use manager::run;
+pub(crate) use manager::{accounts, run};
 pub use scan::{ScanError, scan};
 
 use crate::shared::Shared;
@@ -65,7 +65,7 @@ pub(crate) enum Fault {
         source: russh::Error,
     },
     #[error(
-        "{address} does not let account {account} in with the key that `ssh.key` names; put its public half into \
+        "{address} does not let account {account} in with the key that is named for it; put its public half into \
          ~{account}/.ssh/authorized_keys there"
     )]
     Login { account: String, address: String },
@@ -78,6 +78,8 @@ pub(crate) enum Fault {
         "the secret `{name}` is missing: windlass secret set host.{host}/{name} (or ssh/{name}), with the private key"
     )]
     NoKey { host: String, name: String },
+    #[error("host {host} cannot be logged in to: {why}")]
+    NoAccount { host: String, why: catalog::NoAccount },
     #[error("the secret `{name}` does not open")]
     Sealed {
         name: String,
@@ -173,6 +175,8 @@ pub(crate) struct Status {
 struct Inner {
     /// Hosts of the catalog with `ssh`, as of `stamp`.
     hosts: BTreeMap<String, Arc<catalog::Host>>,
+    /// Of these, those whose project's account cannot be used.
+    no_account: HashMap<String, catalog::NoAccount>,
     stamp: Option<i64>,
     asked: HashMap<String, Instant>,
     at_work: HashSet<String>,
@@ -222,6 +226,10 @@ impl Ssh {
 
     fn host(&self, name: &str) -> Option<Arc<catalog::Host>> {
         self.lock().hosts.get(name).cloned()
+    }
+
+    fn no_account(&self, name: &str) -> Option<catalog::NoAccount> {
+        self.lock().no_account.get(name).cloned()
     }
 
     /// Sets the outcome of a try; whether it is news.

@@ -74,7 +74,7 @@ async fn digest_of(path: &Path) -> std::io::Result<String> {
 
 /// All that goes into these commands was checked to hold nothing a shell would act on (`catalog::Ssh::problems`).
 fn sudo(ssh: &Ssh) -> &'static str {
-    if ssh.sudo { "sudo -n " } else { "" }
+    if ssh.sudo == Some(true) { "sudo -n " } else { "" }
 }
 
 /// Starts the agent on the stream, or says with [`NOT_THERE`] and `uname -sm` that it is not there.
@@ -144,10 +144,11 @@ mod tests {
             address: None,
             port: 22,
             account: "a".into(),
-            key: "k".into(),
+            key: Some("k".into()),
+            project: None,
             host_key: String::new(),
             jump: None,
-            sudo: false,
+            sudo: None,
             state_dir: dir.display().to_string(),
             root: "/srv/app".into(),
             shell: windlass_domain::catalog::Shell::Sh,

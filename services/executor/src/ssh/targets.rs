@@ -10,9 +10,6 @@ use windlass_store::secrets;
 /// More hosts than this in a row are a mistake.
 const MAX_JUMPS: usize = 4;
 
-/// Keys that all hosts may use are in this scope.
-const SCOPE: &str = "ssh";
-
 pub(super) async fn target(shared: &Shared, host: &Host) -> Result<Target, Fault> {
     let mut way: Vec<Arc<Host>> = vec![Arc::new(host.clone())];
     while let Some(name) = way.last().and_then(|h| h.ssh.as_ref()).and_then(|s| s.jump.clone()) {
@@ -22,6 +19,9 @@ pub(super) async fn target(shared: &Shared, host: &Host) -> Result<Target, Fault
     let mut through = None;
     for h in way.iter().rev() {
         let Some(ssh) = h.ssh.as_deref() else { return Err(Fault::NoJump { jump: h.name.clone() }) };
+        if let Some(why) = shared.ssh.no_account(&h.name) {
+            return Err(Fault::NoAccount { host: h.name.clone(), why });
+        }
         through = Some(Box::new(Target {
             host: h.name.clone(),
             address: ssh.address.clone().unwrap_or_else(|| h.address.clone()),
@@ -36,12 +36,11 @@ pub(super) async fn target(shared: &Shared, host: &Host) -> Result<Target, Fault
 }
 
 async fn private_key(shared: &Shared, host: &str, ssh: &Ssh) -> Result<PrivateKey, Fault> {
-    let name = &ssh.key;
-    let own = format!("host/{host}");
+    let Some(name) = &ssh.key else { return Err(Fault::NoKey { host: host.to_owned(), name: "key".into() }) };
     let mut tx = shared.ctx.store.read().await?;
-    for scope in [own.as_str(), SCOPE] {
-        let Some(sealed) = secrets::sealed(&mut tx, scope, name).await? else { continue };
-        let open = shared.ctx.sealer.open(scope, name, &sealed);
+    for scope in ssh.key_scopes(host) {
+        let Some(sealed) = secrets::sealed(&mut tx, &scope, name).await? else { continue };
+        let open = shared.ctx.sealer.open(&scope, name, &sealed);
         let text = open.map_err(|source| Fault::Sealed { name: name.clone(), source })?;
         let bad = || Fault::BadKey { name: name.clone() };
         let text = String::from_utf8(text).map_err(|_| bad())?;

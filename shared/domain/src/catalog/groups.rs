@@ -32,10 +32,10 @@ pub struct HostGroup {
 pub struct Account {
     /// User on the hosts; their agents' policies must allow it (`run_as`).
     pub user: String,
-    /// Name of the secret that holds its SSH key, for hosts reached over SSH.
+    /// Name of the secret that holds its SSH key, for hosts reached over SSH that name this account and no key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_key: Option<String>,
-    /// Over SSH: become root by `sudo -n`.
+    /// On such hosts: become root by `sudo -n`, unless the host says otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sudo: bool,
 }

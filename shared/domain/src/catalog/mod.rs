@@ -11,7 +11,7 @@ pub use groups::{Account, Connectivity, ConnectivityCheck, Group, HostGroup, Tem
 
 pub use read::{Document, ReadError, read};
 pub use source::Source;
-pub use ssh::{HOST_KEY_TYPES, Shell, Ssh};
+pub use ssh::{HOST_KEY_TYPES, NoAccount, Shell, Ssh};
 
 use crate::{approval::ApprovalRule, event::Severity, flow::Flow, plugin::Plugin};
 use serde::{Deserialize, Serialize};

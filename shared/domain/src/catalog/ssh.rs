@@ -1,6 +1,8 @@
 //! How a host without an agent of its own is reached: by SSH, with a pinned host key.
 
+use super::Account;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The control plane logs in, puts the agent there and speaks to it over that connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,20 +13,25 @@ pub struct Ssh {
     pub address: Option<String>,
     #[serde(default = "default_port")]
     pub port: u16,
-    /// User to log in as.
+    /// User to log in as; with `project`, the name of an account of that project.
     pub account: String,
+    /// Project whose execution account says what the host does not: user, key and `sudo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
     /// Name of the secret that holds the user's private key: the host's own secret (`windlass secret set host.<name>/<key>`),
-    /// else one that all hosts share (`windlass secret set ssh/<key>`).
-    pub key: String,
+    /// else the project's, where one is named, else one that all hosts share (`windlass secret set ssh/<key>`). It may be left
+    /// out where the project's account has a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// The host's public key as in `known_hosts`, `ssh-ed25519 AAAA…`; several lines while keys are changed. Nothing else is
     /// ever accepted (`windlass hosts scan-key` shows what a host presents).
     pub host_key: String,
     /// Another host with `ssh` that the connection goes through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jump: Option<String>,
-    /// Put `sudo -n` before what is run there.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub sudo: bool,
+    /// Put `sudo -n` before what is run there; as the project's account says, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sudo: Option<bool>,
     /// Where the agent keeps itself; relative to where the account's commands start.
     #[serde(default = "default_state_dir")]
     pub state_dir: String,
@@ -74,7 +81,43 @@ fn default_state_dir() -> String {
 pub const HOST_KEY_TYPES: [&str; 5] =
     ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"];
 
+/// The account of a project that a host is reached by cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoAccount {
+    #[error("project `{project}` has no account `{account}`: add it under `accounts:` there, or mend `ssh.account`")]
+    Absent { project: String, account: String },
+    #[error(
+        "neither `ssh.key` nor `ssh_key` of account `{account}` of project `{project}` names a key: name one of the two"
+    )]
+    NoKey { project: String, account: String },
+    #[error("account `{account}` of project `{project}` has `sudo`, which is not for `shell: powershell`")]
+    Sudo { project: String, account: String },
+}
+
 impl Ssh {
+    /// With everything in place that it leaves to its project's account. `accounts` are those of the project it names.
+    pub fn resolved(&self, accounts: Option<&BTreeMap<String, Account>>) -> Result<Ssh, NoAccount> {
+        let Some(project) = &self.project else { return Ok(self.clone()) };
+        let (project, account) = (project.clone(), self.account.clone());
+        let Some(a) = accounts.and_then(|a| a.get(&account)) else {
+            return Err(NoAccount::Absent { project, account });
+        };
+        let sudo = self.sudo.unwrap_or(a.sudo);
+        if sudo && self.shell == Shell::PowerShell {
+            return Err(NoAccount::Sudo { project, account });
+        }
+        let Some(key) = self.key.clone().or_else(|| a.ssh_key.clone()) else {
+            return Err(NoAccount::NoKey { project, account });
+        };
+        Ok(Ssh { account: a.user.clone(), key: Some(key), sudo: Some(sudo), ..self.clone() })
+    }
+
+    /// Scopes in which the key of a host is looked for, one after the other.
+    pub fn key_scopes(&self, host: &str) -> Vec<String> {
+        let project = self.project.iter().map(|p| format!("project/{p}"));
+        std::iter::once(format!("host/{host}")).chain(project).chain(["ssh".to_owned()]).collect()
+    }
+
     /// What is wrong: the key, and what to write instead.
     pub fn problems(&self, host: &str) -> Vec<(&'static str, String)> {
         let mut wrong = Vec::new();
@@ -95,7 +138,7 @@ impl Ssh {
                         `untested: true` beside it";
             wrong.push(("shell", text.into()));
         }
-        if powershell && self.sudo {
+        if powershell && self.sudo == Some(true) {
             wrong.push((
                 "sudo",
                 "is not for `shell: powershell`; log in with an account that may do what is needed".into(),
@@ -108,8 +151,18 @@ impl Ssh {
         if !plain(&self.account, account) || self.account.starts_with('-') {
             wrong.push(("account", format!("must be a user name, not {:?}", self.account)));
         }
-        if !crate::artifact::is_name(&self.key) {
-            wrong.push(("key", format!("must be the name of a secret that holds the private key, not {:?}", self.key)));
+        if let Some(project) = self.project.as_ref().filter(|p| !crate::artifact::is_name(p)) {
+            wrong.push(("project", format!("must be the name of a project, not {project:?}")));
+        }
+        match &self.key {
+            Some(key) if !crate::artifact::is_name(key) => {
+                wrong.push(("key", format!("must be the name of a secret that holds the private key, not {key:?}")));
+            }
+            None if self.project.is_none() => {
+                let text = "is missing: name a secret that holds the private key, or a `project` whose account has one";
+                wrong.push(("key", text.into()));
+            }
+            _ => {}
         }
         let path_of = |p: &'_ String| if powershell { without_drive(p).to_owned() } else { p.clone() };
         let (state_dir, root) = (path_of(&self.state_dir), path_of(&self.root));
@@ -151,7 +204,9 @@ impl Ssh {
 
 #[cfg(test)]
 mod tests {
+    use super::{super::Account, NoAccount};
     use crate::catalog::{Item, read};
+    use std::collections::BTreeMap;
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
 
@@ -165,7 +220,39 @@ mod tests {
         let items = read(&text).expect("reads");
         let Item::Host(h) = &items[0].item else { panic!("a host") };
         let ssh = h.ssh.as_ref().expect("ssh");
-        assert_eq!((ssh.port, ssh.sudo, ssh.state_dir.as_str()), (22, false, ".windlass-agent"));
+        assert_eq!((ssh.port, ssh.sudo, ssh.state_dir.as_str()), (22, None, ".windlass-agent"));
+    }
+
+    #[test]
+    fn what_a_host_does_not_say_its_projects_account_does() {
+        let read_ssh = |more: &str| {
+            let text =
+                host(&format!("  account: deploy\n  project: shop\n  host_key: {KEY}\n  root: /srv/app\n{more}"));
+            let Item::Host(h) = read(&text).expect("reads").remove(0).item else { panic!("a host") };
+            *h.ssh.expect("ssh")
+        };
+        let account = |ssh_key: Option<&str>, sudo| {
+            let a = Account { user: "www".into(), ssh_key: ssh_key.map(str::to_owned), sudo };
+            BTreeMap::from([("deploy".to_owned(), a)])
+        };
+        for (more, accounts, expected) in [
+            ("", account(Some("fleet"), true), ("www", "fleet", true)),
+            ("", account(Some("fleet"), false), ("www", "fleet", false)),
+            ("  key: own\n", account(Some("fleet"), true), ("www", "own", true)),
+            ("  key: own\n  sudo: false\n", account(None, true), ("www", "own", false)),
+            ("  sudo: true\n", account(Some("fleet"), false), ("www", "fleet", true)),
+        ] {
+            let s = read_ssh(more).resolved(Some(&accounts)).expect("an account");
+            let got = (s.account.as_str(), s.key.as_deref().unwrap_or_default(), s.sudo == Some(true));
+            assert_eq!(got, expected, "{more:?}");
+        }
+        let bare = read_ssh("");
+        assert!(matches!(bare.resolved(Some(&account(None, true))), Err(NoAccount::NoKey { .. })));
+        assert!(matches!(bare.resolved(Some(&BTreeMap::new())), Err(NoAccount::Absent { .. })));
+        assert!(matches!(bare.resolved(None), Err(NoAccount::Absent { .. })));
+        let windows = read_ssh("  shell: powershell\n  untested: true\n");
+        assert!(matches!(windows.resolved(Some(&account(Some("k"), true))), Err(NoAccount::Sudo { .. })));
+        assert_eq!(bare.key_scopes("h1"), ["host/h1", "project/shop", "ssh"]);
     }
 
     #[test]
@@ -190,6 +277,8 @@ mod tests {
         for (from, to, line, says) in [
             ("deploy", "\"de ploy\"", 5, "must be a user name"),
             ("fleet", "\"Fleet key\"", 6, "the name of a secret"),
+            ("  key: fleet\n", "", 5, "or a `project` whose account has one"),
+            ("  key: fleet\n", "  project: \"A shop\"\n", 6, "the name of a project"),
             (KEY, "\"\"", 7, "scan-key h1"),
             (KEY, "ssh-dss AAAAB3NzaC1kc3MAAACBAJdD7y3aLq454yWBdwLWbieU1", 7, "ssh-ed25519"),
             (KEY, "SHA256:abc", 7, "must be a public key"),
