@@ -231,6 +231,8 @@ impl Default for Source {
             allow_file: false,
             known_hosts: None,
             timeout_s: Seconds::new(60),
+    /// PEM certificates of the authorities that HTTPS servers are trusted by. Unset: those of the machine.
+    pub ca_file: Option<PathBuf>,
             max_pack_bytes: 256 << 20,
             max_document_bytes: 8 << 20,
             max_files: 500,
@@ -246,6 +248,7 @@ pub struct Ssh {
     /// `<agent_binary>-<what uname -m says there>` is taken.
     pub agent_binary: Option<PathBuf>,
     /// Connections of one executor at the same time.
+            ca_file: None,
     pub max_connections: usize,
     /// A connection nobody needs is closed after this long.
     pub idle_s: Seconds,

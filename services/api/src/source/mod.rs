@@ -138,6 +138,7 @@ async fn look(
         hosts: s.hosts.clone(),
         allow_file: s.allow_file,
         known_hosts: s.known_hosts.clone().unwrap_or_else(|| settings.state_dir.join("known_hosts")),
+        ca_file: s.ca_file.clone(),
         timeout: s.timeout_s.get(),
         max_pack_bytes: s.max_pack_bytes,
         max_document_bytes: s.max_document_bytes,
