@@ -319,11 +319,6 @@ async fn check_references(tx: &mut Tx, documents: &[Document]) -> Result<(), Fai
     Err(Problem::unprocessable(detail, faults).into())
 }
 
-/// Who still needs this item.
-pub(crate) async fn users(tx: &mut Tx, item: &Item) -> Result<Vec<String>, Fail> {
-    let mut out = Vec::new();
-    match item {
-        Item::Project(p) => {
 /// What flows give to the flows they use must fit those, beside them or in the store. One that is not there yet is told when a
 /// release is made.
 async fn check_subflows(tx: &mut Tx, documents: &[Document]) -> Result<(), Fail> {
@@ -355,6 +350,11 @@ async fn check_subflows(tx: &mut Tx, documents: &[Document]) -> Result<(), Fail>
     }
 }
 
+/// Who still needs this item.
+pub(crate) async fn users(tx: &mut Tx, item: &Item) -> Result<Vec<String>, Fail> {
+    let mut out = Vec::new();
+    match item {
+        Item::Project(p) => {
             for kind in [Kind::Environment, Kind::Flow] {
                 let keys = catalog::keys(tx, kind, Some(&p.name)).await?;
                 out.extend(keys.into_iter().map(|k| format!("{} {k}", kind.as_str())));

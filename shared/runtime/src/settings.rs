@@ -215,6 +215,8 @@ pub struct Source {
     /// Host keys of SSH servers, as in `~/.ssh/known_hosts`; a server that is not in it is refused. Unset:
     /// `<state_dir>/known_hosts`.
     pub known_hosts: Option<PathBuf>,
+    /// PEM certificates of the authorities that HTTPS servers are trusted by. Unset: those of the machine.
+    pub ca_file: Option<PathBuf>,
     /// For one look at one repository, all in all.
     pub timeout_s: Seconds,
     /// Largest pack that is fetched, and largest sum of the documents in it.
@@ -230,9 +232,8 @@ impl Default for Source {
             hosts: vec![],
             allow_file: false,
             known_hosts: None,
+            ca_file: None,
             timeout_s: Seconds::new(60),
-    /// PEM certificates of the authorities that HTTPS servers are trusted by. Unset: those of the machine.
-    pub ca_file: Option<PathBuf>,
             max_pack_bytes: 256 << 20,
             max_document_bytes: 8 << 20,
             max_files: 500,
@@ -248,7 +249,6 @@ pub struct Ssh {
     /// `<agent_binary>-<what uname -m says there>` is taken.
     pub agent_binary: Option<PathBuf>,
     /// Connections of one executor at the same time.
-            ca_file: None,
     pub max_connections: usize,
     /// A connection nobody needs is closed after this long.
     pub idle_s: Seconds,
