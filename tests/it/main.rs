@@ -8,6 +8,7 @@ mod first;
 mod graph;
 mod hostile;
 mod interventions;
+mod jobs;
 mod journey;
 mod lab;
 mod library;

@@ -129,6 +129,7 @@ pub(crate) async fn report(
         let (agent, reports) = (known.state(call, now), known.current());
         let dir = &plan.artifact.dir;
         let change = match &reports {
+            _ if plan.artifact.is_none() => "same",
             None => "unknown",
             Some(r) if r == dir => "same",
             Some(_) => "changes",

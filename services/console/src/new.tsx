@@ -13,7 +13,7 @@ export type Field = {
   hint: string;
 };
 
-type Form = { flow: string; fields: Field[]; hosts: string[]; versions: string[] };
+type Form = { flow: string; fields: Field[]; hosts: string[]; versions: string[]; ships: boolean };
 type Place = { project: string; name: string };
 type HostPlan = { name: string; agent: string; from: string | null; to: string; change: string; temporary: boolean; locked: string | null };
 type StepPlan = { id: string; kind: string; action: string | null; skipped: boolean; note: string | null; waves: string[][] };
@@ -82,7 +82,7 @@ export function NewDeployment() {
     get<Form>(`/projects/${project}/environments/${environment}/form`)
       .then((f) => {
         setForm(f);
-        setVersion(f.versions[0] ?? "");
+        setVersion(f.ships ? (f.versions[0] ?? "") : "");
         setError("");
       })
       .catch((e) => setError(e instanceof Problem ? e.message : String(e)));
@@ -90,7 +90,7 @@ export function NewDeployment() {
 
   const body = () => ({
     environment,
-    version,
+    ...(version && { version }),
     inputs: inputsOf(form?.fields ?? [], typed),
     hosts: names(only),
     exclude_hosts: names(exclude),
@@ -134,7 +134,8 @@ export function NewDeployment() {
         <>
           <label>
             Version
-            <select name="version" value={version} onChange={(e) => { setVersion(e.target.value); setPreview(null); }} required>
+            <select name="version" value={version} onChange={(e) => { setVersion(e.target.value); setPreview(null); }} required={form.ships}>
+              {!form.ships && <option value="">no artifact</option>}
               {form.versions.map((v) => (
                 <option key={v}>{v}</option>
               ))}

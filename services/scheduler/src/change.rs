@@ -10,7 +10,7 @@ use windlass_domain::{
     Timestamp,
     deployment::{Deployment, Effect, Input, Refusal, State},
     event::{Aggregate, NewEvent, Severity},
-    ids::{BundleId, CommandId, DeploymentId, EventId, WorkId},
+    ids::{ArtifactId, BundleId, CommandId, DeploymentId, EventId, WorkId},
     work::{Desired, Work},
 };
 use windlass_store::{Store, Tx, decisions, deployments, events, marks, tasks, works};
@@ -285,6 +285,10 @@ impl Change {
 
     async fn record_good(&mut self, d: &Deployment) -> Result<(), Error> {
         let release = deployments::release(&mut self.tx, d.release).await?.ok_or(Error::Missing("release"))?;
+        // What ships nothing is no version to go back to.
+        if release.artifact == ArtifactId::NONE {
+            return Ok(());
+        }
         let good = deployments::Good {
             release: d.release,
             artifact: release.artifact,

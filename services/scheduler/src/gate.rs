@@ -6,6 +6,7 @@
 use crate::{Error, Refused, change::Change, promotion};
 use serde_json::json;
 use windlass_domain::{
+    artifact::NO_ARTIFACT,
     deployment::{By, Deployment, State},
     event::Severity,
     release::ReleaseKind,
@@ -28,6 +29,10 @@ pub(crate) async fn marked(
     environment: &str,
     version: &str,
 ) -> Result<Option<Refused>, Error> {
+    // A pin is about versions: what ships none runs beside it.
+    if version == NO_ARTIFACT {
+        return Ok(None);
+    }
     let found = marks::against(tx, project, environment, version).await?;
     Ok(found.map(|m| refusal(&m, version)))
 }

@@ -119,6 +119,13 @@ pub struct FormView {
     pub hosts: Vec<String>,
     /// Newest versions that can be released, newest first.
     pub versions: Vec<String>,
+    /// Whether the flow ships anything: where it does not, a deployment may name no version.
+    #[serde(default = "yes")]
+    pub ships: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

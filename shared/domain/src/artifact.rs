@@ -35,6 +35,8 @@ pub enum Invalid {
     Digest(String),
     #[error("`url` must start with http://, https:// or file://, got {0:?}")]
     Url(String),
+    #[error("`{field}` holds a control character, which no host, header or terminal should get: {got:?}; leave it out")]
+    Control { field: &'static str, got: String },
 }
 
 /// True for names that are safe as one path component, one subject token and one label value:
@@ -60,7 +62,32 @@ pub fn is_digest(s: &str) -> bool {
         .is_some_and(|h| h.len() == 64 && h.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)))
 }
 
+/// What stands where a version would, in a deployment that ships nothing. No version looks like it.
+pub const NO_ARTIFACT: &str = "no artifact";
+
+impl ArtifactId {
+    /// Of a release that ships nothing.
+    pub const NONE: ArtifactId = ArtifactId(uuid::Uuid::nil());
+}
+
 impl Artifact {
+    /// What a deployment is made with whose flow ships nothing; it is never stored.
+    pub fn none(project: &str) -> Artifact {
+        Artifact {
+            id: ArtifactId::NONE,
+            project: project.to_owned(),
+            version: NO_ARTIFACT.into(),
+            digest: String::new(),
+            url: String::new(),
+            size: None,
+            git_ref: None,
+            commit: None,
+            committer: None,
+            build_url: None,
+            built_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
     /// Checks every field that later becomes a path, a header or a URL.
     pub fn validate(&self) -> Result<(), Invalid> {
         if !is_name(&self.project) {
@@ -81,6 +108,18 @@ impl Artifact {
             || self.url.contains(char::is_whitespace)
         {
             return Err(Invalid::Url(self.url.clone()));
+        }
+        let texts = [
+            ("url", Some(&self.url)),
+            ("git_ref", self.git_ref.as_ref()),
+            ("commit", self.commit.as_ref()),
+            ("committer", self.committer.as_ref()),
+            ("build_url", self.build_url.as_ref()),
+        ];
+        for (field, text) in texts {
+            if let Some(got) = text.filter(|t| t.chars().any(char::is_control)) {
+                return Err(Invalid::Control { field, got: got.clone() });
+            }
         }
         Ok(())
     }

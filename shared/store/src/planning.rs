@@ -86,7 +86,7 @@ pub async fn prepare(
     id: ReleaseId,
     ask: &Ask<'_>,
 ) -> Result<Result<(Release, Planned), Unplannable>, Error> {
-    let artifact = match artifacts::by_id(tx, ask.artifact).await? {
+    let artifact = match artifact(tx, ask.project, ask.artifact).await? {
         Some(a) if a.project == ask.project => a,
         _ => return Ok(Err(Unplannable(format!("project {:?} has no such artifact", ask.project)))),
     };
@@ -102,6 +102,12 @@ pub async fn prepare(
         Ok(f) => f,
         Err(e) => return Ok(Err(e)),
     };
+    if artifact.id == ArtifactId::NONE
+        && let Some(step) = flow.ships()
+    {
+        let text = format!("flow {:?} ships a package (step `{step}`): name the version to release", flow.name);
+        return Ok(Err(Unplannable(text)));
+    }
     let plugins = match crate::plugins::pin(tx, &flow).await? {
         Ok(p) => p,
         Err(e) => return Ok(Err(e)),
@@ -145,7 +151,7 @@ pub async fn of_release(tx: &mut Tx, d: &Deployment, release: &Release) -> Resul
 }
 
 async fn of_parts(tx: &mut Tx, d: &Deployment, release: &Release) -> Result<Result<Planned, Unplannable>, Error> {
-    let Some(artifact) = artifacts::by_id(tx, release.artifact).await? else {
+    let Some(artifact) = artifact(tx, &d.project, release.artifact).await? else {
         return Ok(Err(Unplannable(format!("the artifact of deployment {} is not in the database", d.id))));
     };
     match Snapshot::read(tx, &d.project, &d.environment, &release.add_hosts).await? {
@@ -154,8 +160,16 @@ async fn of_parts(tx: &mut Tx, d: &Deployment, release: &Release) -> Result<Resu
     }
 }
 
+/// What is released; of a release that ships nothing, that.
+async fn artifact(tx: &mut Tx, project: &str, id: ArtifactId) -> Result<Option<Artifact>, Error> {
+    if id == ArtifactId::NONE {
+        return Ok(Some(Artifact::none(project)));
+    }
+    artifacts::by_id(tx, id).await
+}
+
 /// The flow with its subflows put in, as they are now.
-async fn linked(tx: &mut Tx, project: &str, flow: Flow) -> Result<Result<Flow, Unplannable>, Error> {
+pub async fn linked(tx: &mut Tx, project: &str, flow: Flow) -> Result<Result<Flow, Unplannable>, Error> {
     if !flow.steps.iter().any(|s| matches!(s.kind, StepKind::Subflow(_))) {
         return Ok(Ok(flow));
     }

@@ -80,7 +80,7 @@ pub(crate) async fn create(call: Call) -> Answer {
         }
         let wish = http::DeploymentNew {
             environment: m.environment.clone(),
-            version: m.version,
+            version: Some(m.version),
             inputs: m.inputs,
             ..http::DeploymentNew::default()
         };

@@ -46,9 +46,16 @@ impl std::fmt::Debug for Asked {
 /// Checks a request against the environment's form, or says everything that is wrong with it.
 pub(crate) async fn asked(tx: &mut Tx, project: &str, g: &http::DeploymentNew) -> Result<Asked, Fail> {
     let (_, flow, _) = environment(tx, project, &g.environment).await?;
-    let Some(a) = artifacts::by_version(tx, project, &g.version).await? else {
-        let detail = format!("project {project:?} has no artifact of version {:?}; register it first", g.version);
-        return Err(Problem::unprocessable(detail, vec![]).into());
+    let artifact = match &g.version {
+        // Whether the flow ships anything is seen when it is planned.
+        None => Artifact::none(project),
+        Some(version) => match artifacts::by_version(tx, project, version).await? {
+            Some(a) => a.artifact,
+            None => {
+                let detail = format!("project {project:?} has no artifact of version {version:?}; register it first");
+                return Err(Problem::unprocessable(detail, vec![]).into());
+            }
+        },
     };
     let mut wrong = body::input_faults(form::check(&flow, &g.inputs));
     for key in g.values.keys().filter(|k| !windlass_domain::values::is_key(k)) {
@@ -73,7 +80,7 @@ pub(crate) async fn asked(tx: &mut Tx, project: &str, g: &http::DeploymentNew) -
             *v = reference::secret_input(name);
         }
     }
-    Ok(Asked { artifact: a.artifact, inputs, secrets })
+    Ok(Asked { artifact, inputs, secrets })
 }
 
 /// Normal unless a hotfix is asked for; rollbacks are asked for otherwise.
@@ -145,6 +152,7 @@ pub(crate) async fn form(call: Call) -> Answer {
         Ok(s) => s.members().map(|m| m.iter().map(|h| h.name.clone()).collect()).unwrap_or_default(),
         Err(_) => vec![],
     };
+    let linked = planning::linked(&mut tx, project, flow.clone()).await?;
     let versions = artifacts::list(&mut tx, project, None, MOST_VERSIONS).await?;
     let field = |f: form::Field| body::FormField {
         widget: view::name(&f.widget),
@@ -165,6 +173,7 @@ pub(crate) async fn form(call: Call) -> Answer {
         fields: f.fields.into_iter().map(field).collect(),
         hosts,
         versions: versions.into_iter().map(|v| v.artifact.version).collect(),
+        ships: linked.map_or(true, |f| f.ships().is_some()),
     })
 }
 

@@ -84,7 +84,7 @@ pub(crate) async fn promote(call: Call) -> Answer {
     };
     let wish = http::DeploymentNew {
         environment: g.to.clone(),
-        version: good.version.clone(),
+        version: Some(good.version.clone()),
         inputs: g.inputs,
         ..http::DeploymentNew::default()
     };

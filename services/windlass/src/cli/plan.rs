@@ -7,8 +7,8 @@ use uuid::Uuid;
 /// What is released, with what, and where: of `deploy` and of `plan`.
 #[derive(Debug, Args)]
 pub(crate) struct AskArgs {
-    /// Version of a registered artifact
-    #[arg(long, required_unless_present = "help_inputs")]
+    /// Version of a registered artifact; left out where the environment's flow ships none
+    #[arg(long)]
     pub(crate) version: Option<String>,
     /// Value of a flow's input; `NAME=@FILE` reads a file (`@@` begins a value that starts with `@`). May be given many times
     #[arg(long = "input", short, value_name = "NAME=VALUE", value_parser = pair)]
@@ -37,11 +37,9 @@ fn pair(s: &str) -> Result<(String, String), String> {
     Ok((k.to_owned(), v.to_owned()))
 }
 
-// With a deployment's id the version is known.
 #[derive(Debug, Args)]
-#[command(mut_arg("version", |a| a.required_unless_present("id")))]
 pub(crate) struct PlanArgs {
-    /// Deployment id; without it, `--project`, `--environment` and `--version` say what to plan, and nothing is requested
+    /// Deployment id; without it, `--project`, `--environment` and mostly `--version` say what to plan, and nothing is requested
     pub(crate) id: Option<Uuid>,
     #[arg(long, required_unless_present = "id", conflicts_with = "id")]
     pub(crate) project: Option<String>,

@@ -39,7 +39,7 @@ pub(crate) async fn ask(
     }
     Ok(DeploymentNew {
         environment: environment.to_owned(),
-        version: args.version.clone().unwrap_or_default(),
+        version: args.version.clone(),
         inputs,
         hosts: hosts.to_vec(),
         add_hosts: args.add_hosts.clone(),
@@ -109,7 +109,7 @@ pub(crate) async fn plan(args: PlanArgs, api: &Api, out: Out) -> Result<(), Erro
             let body = ask(project, environment, &args.ask, &args.hosts, api).await?;
             api.post(&format!("/projects/{}/plan", encode(project)), &body).await?
         }
-        _ => return Err(Error::Usage("name a deployment, or --project, --environment and --version".into())),
+        _ => return Err(Error::Usage("name a deployment, or --project and --environment".into())),
     };
     if let Some(host) = &args.host {
         return one_host(&answer, host, out);

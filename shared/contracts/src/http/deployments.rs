@@ -10,7 +10,9 @@ use uuid::Uuid;
 #[serde(deny_unknown_fields)]
 pub struct DeploymentNew {
     pub environment: String,
-    pub version: String,
+    /// Of a registered artifact. Left out where the environment's flow ships none: a job, a switchover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, Object>)]
     pub inputs: BTreeMap<String, serde_json::Value>,

@@ -10,7 +10,7 @@ use crate::{
         Call, Flow, HostStep, OnFailure,
         actions::{self, Action},
     },
-    ids::ReleaseId,
+    ids::{ArtifactId, ReleaseId},
     release::{Release, RollbackMode},
     selector::Selector,
     task::TaskStep,
@@ -73,7 +73,7 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
         url: a.url.clone(),
         digest: a.digest.clone(),
         size: a.size,
-        dir: a.release_dir(&input.environment.name),
+        dir: if a.id == ArtifactId::NONE { String::new() } else { a.release_dir(&input.environment.name) },
         built_at: a.built_at,
     };
     let mut plan = Plan {
@@ -191,7 +191,7 @@ fn roots(input: &BuildInput<'_>, p: &PlanArtifact, own: &BTreeMap<String, Value>
     let about = json!({
         "version": release.version, "kind": release.kind, "flow": release.flow.name, "created_by": release.created_by,
     });
-    out.insert("artifact".into(), artifact);
+    out.insert("artifact".into(), if p.is_none() { Value::Null } else { artifact });
     out.insert("release".into(), about);
     out.insert("env".into(), Value::Object(values));
     out.insert("values".into(), Value::Object(layers.merged()));
@@ -350,9 +350,9 @@ impl Planner<'_> {
     fn environment(&self, env: &mut Map<String, Value>) {
         let p = self.plan;
         let fixed = [
-            ("WINDLASS_PROJECT", &p.project),
+            ("WINDLASS_PROJECT", p.project.as_str()),
             ("WINDLASS_ENVIRONMENT", &p.environment),
-            ("WINDLASS_VERSION", &p.artifact.version),
+            ("WINDLASS_VERSION", p.artifact.shipped()),
             ("WINDLASS_RELEASE_DIR", &p.artifact.dir),
         ];
         for (key, value) in fixed {

@@ -125,6 +125,18 @@ pub struct PlanHost {
     pub temporary: bool,
 }
 
+impl PlanArtifact {
+    /// Nothing is shipped.
+    pub fn is_none(&self) -> bool {
+        self.digest.is_empty()
+    }
+
+    /// The version that programs are told: empty where nothing is shipped.
+    pub fn shipped(&self) -> &str {
+        if self.is_none() { "" } else { &self.version }
+    }
+}
+
 impl Plan {
     /// The index of a host in `hosts`.
     pub fn host_index(&self, name: &str) -> Option<u32> {

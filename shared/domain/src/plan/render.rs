@@ -155,7 +155,7 @@ impl Compiled {
         Ok(TaskSpec {
             project: plan.project.clone(),
             environment: plan.environment.clone(),
-            version: plan.artifact.version.clone(),
+            version: plan.artifact.shipped().to_owned(),
             host: host.name.clone(),
             step: self.step.clone(),
             segment: self.segment,

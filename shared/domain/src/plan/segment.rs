@@ -66,7 +66,7 @@ pub(super) fn member(plan: &Plan, step: &str, r: &PlanRollout, segment: u32, hos
     Some(TaskSpec {
         project: plan.project.clone(),
         environment: plan.environment.clone(),
-        version: plan.artifact.version.clone(),
+        version: plan.artifact.shipped().to_owned(),
         host: agent_host(&t.kind)?.to_owned(),
         step: step.into(),
         segment,

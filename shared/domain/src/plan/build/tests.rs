@@ -405,6 +405,26 @@ fn each_spec_is_proven_and_no_other_is() {
     assert!(tried > 60, "{tried}");
 }
 
+#[test]
+fn a_job_is_planned_without_an_artifact() {
+    const JOB: &str = "flow: job\nsteps: [{ id: r, waves: 1, steps: [{ uses: script, with: { run: x, args: [\"${{ release.version }}\"] } }] }]\n";
+    let mut w = world(JOB, 2);
+    w.artifact = Artifact::none("shop");
+    (w.release.artifact, w.release.version) = (w.artifact.id, w.artifact.version.clone());
+    let p = w.plan();
+    assert!(p.artifact.is_none() && p.artifact.dir.is_empty());
+    assert_eq!(p.artifact.version, "no artifact");
+    assert!(!crate::artifact::is_version(&p.artifact.version), "no artifact can be registered under it");
+    let s = p.task_spec("r", 0).expect("spec");
+    assert_eq!(s.version, "");
+    let env = &with(&s, "script")["env"];
+    assert_eq!((&env["WINDLASS_VERSION"], &env["WINDLASS_RELEASE_DIR"]), (&json!(""), &json!("")));
+    // What reads the artifact cannot be planned without one.
+    let mut reads = world(&JOB.replace("release.version", "artifact.version"), 1);
+    reads.artifact = Artifact::none("shop");
+    assert!(reads.error().contains("artifact"), "{}", reads.error());
+}
+
 mod graph;
 mod references;
 mod rollback;
