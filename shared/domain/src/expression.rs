@@ -8,6 +8,7 @@
 //! literal pattern without `{}` repetition, outside loops.
 
 mod limits;
+mod order;
 mod template;
 pub(crate) mod types;
 
@@ -105,6 +106,8 @@ impl Context {
 pub struct Expression {
     source: String,
     tree: IdedExpr,
+    /// `tree` with maps put in order where that is seen.
+    ordered: IdedExpr,
     roots: BTreeSet<String>,
     /// `inputs.restart` and `inputs["restart"]` as `("inputs", "restart")`.
     fields: BTreeSet<(String, String)>,
@@ -134,6 +137,7 @@ impl Expression {
         let facts = limits::check(source, &tree.expr)?;
         Ok(Expression {
             source: source.into(),
+            ordered: order::fixed(tree.clone()),
             tree,
             roots: facts.roots,
             fields: facts.fields,
@@ -192,7 +196,8 @@ impl Expression {
             scope.add_variable_from_value(name.as_str(), root.value.clone());
         }
         size.check(self.heavy).map_err(failed)?;
-        let value = scope.resolve(&self.tree).map_err(|e| failed(limits::shorten(&e.to_string(), 300)))?;
+        order::offer(&mut scope).map_err(failed)?;
+        let value = scope.resolve(&self.ordered).map_err(|e| failed(limits::shorten(&e.to_string(), 300)))?;
         let mut room = MAX_RESULT;
         from_cel(&value, &mut room, 0).map_err(failed)
     }
