@@ -8,7 +8,7 @@ use std::{
 };
 use windlass_domain::{
     catalog,
-    expression::{Context, Expression, Template, render},
+    expression::{Context, Expression, MAX_RESULT, Template, render},
     flow::{self, Flow, link},
     selector::Selector,
     span::Place,
@@ -40,7 +40,9 @@ pub(crate) fn flow(bytes: &[u8]) {
     let flow = match answer {
         Err(mut problems) => {
             // The plant: lines counted from the end of the text.
-            if planted() && let Some(p) = problems.last_mut().and_then(|p| p.place.as_mut()) {
+            if planted()
+                && let Some(p) = problems.last_mut().and_then(|p| p.place.as_mut())
+            {
                 p.line += u32::try_from(source.lines().count()).expect("a short text");
             }
             assert!((1..=100).contains(&problems.len()));
@@ -95,7 +97,8 @@ pub(crate) fn catalog(bytes: &[u8]) {
     match catalog::read(source) {
         Ok(documents) => {
             for d in &documents {
-                let alone = catalog::read(&d.source).unwrap_or_else(|e| panic!("alone it is refused: {e:?}\n{}", d.source));
+                let alone =
+                    catalog::read(&d.source).unwrap_or_else(|e| panic!("alone it is refused: {e:?}\n{}", d.source));
                 assert_eq!(alone.len(), 1);
                 // A flow keeps the text it was read from, which is this one.
                 assert_eq!(alone[0].item.key(), d.item.key());
@@ -137,10 +140,11 @@ pub(crate) fn expression(bytes: &[u8]) {
     let value = e.eval(&context);
     // The plant: a cache that gives what was computed for others.
     let again = if planted() && e.reads("env") { Ok(json!(1)) } else { again.eval(&context) };
-    assert_eq!(value, again);
+    // What is wrong may be told in other words: they show maps in the evaluator's order.
+    assert_eq!(value.as_ref().ok(), again.as_ref().ok());
     match value {
         Ok(v) => {
-            assert!(v.to_string().len() <= 8 << 20, "{} bytes", v.to_string().len());
+            assert!(v.to_string().len() <= 2 * MAX_RESULT, "{} bytes", v.to_string().len());
             assert_eq!(e.eval_bool(&context).ok(), v.as_bool());
         }
         Err(wrong) => assert!(!wrong.to_string().is_empty() && e.eval_bool(&context).is_err()),
@@ -162,12 +166,13 @@ pub(crate) fn template(bytes: &[u8]) {
     assert_eq!(literal.as_ref().map(Value::as_str), Ok(Some(source)));
     if source.len() < 4096 {
         // The plant: what came in is rendered once more.
-        let twice = |v: Value| if planted() { render(v.as_str().unwrap_or_default(), &context).unwrap_or_default() } else { v };
+        let twice =
+            |v: Value| if planted() { render(v.as_str().unwrap_or_default(), &context).unwrap_or_default() } else { v };
         let carried = render("<${{ inputs.any }}>", &context).map(twice);
         assert_eq!(carried, Ok(json!(format!("<{source}>"))));
     }
     if let Ok(t) = Template::compile(&json!({ "a": [source] })) {
-        assert_eq!(t.render(&context), t.render(&context));
+        assert_eq!(t.render(&context).ok(), t.render(&context).ok());
         assert!(t.fixed().is_none() || (t.expressions().is_empty() && t.references().is_empty()));
     }
 }
@@ -184,7 +189,10 @@ pub(crate) fn wave(bytes: &[u8]) {
     assert_eq!(again, e);
     let Ok(mut sizes) = e.sizes(total) else { return };
     // The plant: the last host is forgotten where waves double.
-    if planted() && e.to_string().contains('*') && let Some(last) = sizes.last_mut() {
+    if planted()
+        && e.to_string().contains('*')
+        && let Some(last) = sizes.last_mut()
+    {
         *last -= 1;
     }
     assert!(sizes.len() <= MAX_WAVES && sizes.iter().all(|s| *s > 0));

@@ -87,7 +87,11 @@ fn once(mut rest: &[u8]) -> Vec<u8> {
 pub(crate) fn jwt(bytes: &[u8]) {
     let Some(claims) = text(bytes).and_then(jwts::claims) else { return };
     // The plant: numbers as floats.
-    let again = if planted() && claims["iat"].is_number() { serde_json::json!({ "iat": claims["iat"].as_f64() }) } else { claims.clone() };
+    let again = if planted() && claims["iat"].is_number() {
+        serde_json::json!({ "iat": claims["iat"].as_f64() })
+    } else {
+        claims.clone()
+    };
     let key = KeyPair::new_from_raw(KeyPairType::Account, [3; 32]).expect("32 bytes are a seed");
     let signed = jwts::sign(&key, "U", "n", 1, again).expect("signs");
     assert_eq!(jwts::claims(&signed).map(|c| c["nats"].clone()), Some(claims));

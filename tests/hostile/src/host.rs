@@ -52,7 +52,8 @@ pub(crate) fn archive(bytes: &[u8]) {
     if planted() && how % 3 == 2 {
         follow(&entries(rest), &to);
     }
-    let mut around: Vec<_> = fs::read_dir(tmp.path()).expect("a directory").map(|e| e.expect("entry").file_name()).collect();
+    let mut around: Vec<_> =
+        fs::read_dir(tmp.path()).expect("a directory").map(|e| e.expect("entry").file_name()).collect();
     around.sort();
     assert_eq!(around, ["canary", "in"]);
     assert_eq!(fs::read_to_string(&canary).expect("reads"), "whole");
@@ -137,8 +138,14 @@ fn inside(dir: &Path, depth: usize, bytes: &mut u64, files: &mut u64) {
         if meta.is_symlink() {
             let target = fs::read_link(&e).expect("a link");
             let up = target.components().filter(|c| *c == Component::ParentDir).count();
-            let down_first = target.components().skip_while(|c| *c == Component::ParentDir).any(|c| c == Component::ParentDir);
-            assert!(target.is_relative() && up <= depth && !down_first, "{} leads to {}", e.display(), target.display());
+            let down_first =
+                target.components().skip_while(|c| *c == Component::ParentDir).any(|c| c == Component::ParentDir);
+            assert!(
+                target.is_relative() && up <= depth && !down_first,
+                "{} leads to {}",
+                e.display(),
+                target.display()
+            );
             continue;
         }
         assert!(meta.is_dir() || meta.is_file(), "{} is no file", e.display());

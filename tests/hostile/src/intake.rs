@@ -55,7 +55,10 @@ fn artifact(a: &Artifact) {
     let dir = a.release_dir("beta");
     let parts: Vec<_> = Path::new(&a.version).components().collect();
     assert!(matches!(parts.as_slice(), [Component::Normal(_)]), "{:?}", a.version);
-    assert!(dir.len() <= 255 && matches!(Path::new(&dir).components().collect::<Vec<_>>().as_slice(), [Component::Normal(_)]));
+    assert!(
+        dir.len() <= 255
+            && matches!(Path::new(&dir).components().collect::<Vec<_>>().as_slice(), [Component::Normal(_)])
+    );
     let texts = [Some(&a.url), a.git_ref.as_ref(), a.commit.as_ref(), a.committer.as_ref(), a.build_url.as_ref()];
     for t in texts.into_iter().flatten() {
         assert!(!t.chars().any(char::is_control), "a control character in {t:?}");

@@ -20,7 +20,10 @@ thread_local! {
 /// Nothing unsigned or changed opens; what opens is written and read again without a difference.
 pub(crate) fn frame(bytes: &[u8]) {
     KEY.with(|key| {
-        assert!(frames::open::<Up>(bytes, key).is_err() && frames::open::<Down>(bytes, key).is_err(), "nobody signed it");
+        assert!(
+            frames::open::<Up>(bytes, key).is_err() && frames::open::<Down>(bytes, key).is_err(),
+            "nobody signed it"
+        );
         let mut whole = b"WF1".to_vec();
         whole.extend(key.sign(bytes).expect("a seed signs"));
         whole.extend_from_slice(bytes);
@@ -29,7 +32,8 @@ pub(crate) fn frame(bytes: &[u8]) {
         let at = bytes.iter().fold(bytes.len(), |n, b| n.wrapping_mul(31).wrapping_add(usize::from(*b))) % whole.len();
         whole[at] ^= 1 << (bytes.len() % 8);
         // The plant: a reader that looks at the signature's first half only.
-        let opened = if planted() && (35..67).contains(&at) { Ok(()) } else { frames::open::<Up>(&whole, key).map(drop) };
+        let opened =
+            if planted() && (35..67).contains(&at) { Ok(()) } else { frames::open::<Up>(&whole, key).map(drop) };
         assert!(matches!(opened, Err(FrameError::Signature | FrameError::Shape)), "byte {at} was changed: {opened:?}");
     });
 }
@@ -48,7 +52,9 @@ pub(crate) fn envelope(bytes: &[u8]) {
     let Ok(event) = serde_json::from_slice::<CloudEvent>(bytes) else { return };
     let mut written = serde_json::to_value(&event).expect("writes");
     // The plant: an attribute this program does not know is dropped.
-    if planted() && let Some(o) = written.as_object_mut() {
+    if planted()
+        && let Some(o) = written.as_object_mut()
+    {
         o.retain(|k, _| ["specversion", "id", "source", "type", "subject", "time", "data"].contains(&k.as_str()));
     }
     let text = written.to_string();
@@ -70,7 +76,10 @@ pub(crate) fn stdio(bytes: &[u8]) {
     let (cut, end_of_cut) = all(decoder(), pieces.into_iter());
     assert_eq!(whole, cut, "pieces of {size}");
     // How much noise came before it was refused may differ; that it was refused may not.
-    assert!(end == end_of_cut || matches!((&end, &end_of_cut), (Some(StreamError::Noise(_)), _) | (_, Some(StreamError::Noise(_)))));
+    assert!(
+        end == end_of_cut
+            || matches!((&end, &end_of_cut), (Some(StreamError::Noise(_)), _) | (_, Some(StreamError::Noise(_))))
+    );
     let written: Vec<u8> = whole.iter().flat_map(|(k, p)| encode(*k, p)).collect();
     let from = if how & 1 == 0 {
         Some(0)

@@ -74,12 +74,15 @@ pub(crate) struct Lines {
 
 impl Lines {
     pub(crate) fn push(&mut self, data: &[u8]) -> Vec<String> {
+        // What was there before holds no line end; looking again would cost the square of a line that comes in crumbs.
+        let mut look = self.rest.len();
         self.rest.extend_from_slice(data);
         let mut out = Vec::new();
         let mut from = 0;
-        while let Some(n) = self.rest[from..].iter().position(|b| *b == b'\n') {
-            out.push(String::from_utf8_lossy(&self.rest[from..from + n]).into_owned());
-            from += n + 1;
+        while let Some(n) = self.rest[look..].iter().position(|b| *b == b'\n') {
+            out.push(String::from_utf8_lossy(&self.rest[from..look + n]).into_owned());
+            look += n + 1;
+            from = look;
         }
         self.rest.drain(..from);
         while self.rest.len() > MAX_LINE {
