@@ -144,6 +144,104 @@ async fn a_release_calls_plugins_and_a_playbook() {
     }
 }
 
+/// Says what it is asked, and to take back what.
+const TRACE: &str = r#"#!/usr/bin/python3
+import json, sys
+r = json.load(sys.stdin)
+u, i = r.get("undo", {}), r["inputs"]
+with open(i["trace"], "a") as f:
+    print(r["verb"], r["step"], u.get("step"), i["lines"], i["token"] == "correct-horse-battery",
+          u.get("outputs", {}).get("made") == u.get("call"), u.get("state"), file=f)
+print(json.dumps({"status": "succeeded", "outputs": {"made": r["call"]}, "state": 7}))
+"#;
+
+/// The verbs that a rollback of each kind asks, and in which place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_takes_back_what_plugins_did() {
+    let mut w = World::start(Db::sqlite(), Form::Embedded).await;
+    let programs = w.state().join("plugins");
+    std::fs::create_dir_all(&programs).expect("directory");
+    let out = w.dir.path().join("out");
+    std::fs::create_dir_all(&out).expect("directory");
+    let example = workspace().join("ops/plugins/shell");
+    let script = std::fs::read(example.join("changelog.sh")).expect("example");
+    let changelog = std::fs::read_to_string(example.join("plugin.yaml")).expect("definition");
+    let changelog = changelog.replace("DIGEST", &install(&programs, "changelog.sh", &script));
+    let trace = format!(
+        "kind: plugin\nname: trace\nversion: 1.0.0\ntransport: {{ type: exec, path: trace.py, digest: \"{}\" }}\nverbs: [execute, undo]\nsecrets: [token]\n\
+         inputs: {{ type: object, properties: {{ trace: {{ type: string }}, lines: {{ type: integer }}, token: {{ type: string }} }} }}\n",
+        install(&programs, "trace.py", TRACE.as_bytes())
+    );
+    let dir = out.display();
+    let host = format!("{{ uses: script, with: {{ run: 'echo $WINDLASS_VERSION >> {dir}/trace' }} }}");
+    let y = format!(
+        r#"kind: project
+name: shop
+group: retail
+---
+kind: host
+name: h1
+address: 127.0.0.1
+labels: {{ role: web }}
+---
+kind: environment
+project: shop
+name: beta
+flow: web
+hosts: [h1]
+---
+{changelog}---
+{trace}---
+kind: flow
+project: shop
+flow: web
+steps:
+  - id: note
+    uses: plugin/changelog
+    with: {{ file: "{dir}/CHANGES", text: "shop ${{{{ artifact.version }}}}" }}
+  - {{ id: roll, needs: [note], waves: 1, steps: [{host}] }}
+  - id: tell
+    needs: [roll]
+    uses: plugin/trace
+    with: {{ trace: "{dir}/trace", token: "${{{{ secrets.chat }}}}", lines: "${{{{ steps.note.outputs.lines }}}}" }}
+rollback:
+  normal: [{host}]
+  emergency: [{host}]
+"#
+    );
+    w.apply(&y).await;
+    w.agents(&["h1"]).await;
+    w.secret("project.shop", "chat", SECRET).await;
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).expect("written");
+    let mut seen = Vec::new();
+    for v in ["1.0.0", "1.1.0", "1.2.0"] {
+        w.version("shop", v, "true").await;
+    }
+    let first = w.deploy("shop", "beta", "1.0.0").await;
+    w.until(&first, &["succeeded"]).await;
+    for (version, lines, body) in
+        [("1.1.0", 2, json!({ "reason": "slow" })), ("1.2.0", 2, json!({ "reason": "down", "mode": "emergency" }))]
+    {
+        std::fs::remove_file(out.join("trace")).expect("there");
+        let id = w.deploy("shop", "beta", version).await;
+        w.until(&id, &["succeeded"]).await;
+        assert_eq!(read("CHANGES").lines().count(), lines);
+        let answer = w.post(&format!("/deployments/{id}/rollback"), body).await;
+        let back = answer["new_deployment"].as_str().expect("the rollback's id").to_owned();
+        let plan = w.get(&format!("/deployments/{back}/plan")).await;
+        let note = plan.to_string();
+        assert!(note.contains(&format!("undo: takes back step `tell` (attempt 1) of deployment {id}")), "{note}");
+        w.until(&back, &["succeeded"]).await;
+        assert_eq!(read("CHANGES").lines().count(), 1, "the line of {version} is out, and no other");
+        assert!(read("CHANGES").contains("shop 1.0.0 ["));
+        seen.push(read("trace"));
+    }
+    let did = format!("execute tell None {} True False None", 2);
+    let undid = "undo undo-tell tell 2 True True 7";
+    assert_eq!(seen[0], format!("1.1.0\n{did}\n{undid}\n1.0.0\n"), "behind the hosts, so before them");
+    assert_eq!(seen[1], format!("1.2.0\n{did}\n1.0.0\n{undid}\n"), "in an emergency the hosts go first");
+}
+
 /// Over real SSH: both hosts, one of them through the other, each with its pinned key; and never with a wrong one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_playbook_reaches_hosts_as_the_catalog_says() {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Appends one line about the release to a change log, once a call.
+# Appends one line about the release to a change log, once a call; a rollback takes the line out again.
 #
 # inputs:  file, text
 # outputs: lines (how many the file has now)
@@ -35,6 +35,18 @@ execute)
     echo "written to $file" >&2
   fi
   succeeded "written"
+  ;;
+undo)
+  # The call whose line it is stands in `undo`; `call` is that of this request.
+  undone="$(printf '%s' "$request" | sed -n 's/.*"undo":{"call":"\([^"]*\)".*/\1/p')"
+  if [ -n "$undone" ] && [ -f "$file" ] && grep -qF "[$undone]" "$file"; then
+    # Nobody may see half a file; grep says 1 when no line is left.
+    cp -p "$file" "$file.new"
+    grep -vF "[$undone]" "$file" >"$file.new" || [ $? -eq 1 ]
+    mv "$file.new" "$file"
+    echo "taken out of $file" >&2
+  fi
+  printf '{"status":"succeeded","message":"no line of that call is there"}\n'
   ;;
 *)
   printf '{"status":"failed","message":"this plugin does not know the verb %s"}\n' "$verb"

@@ -150,7 +150,9 @@ async fn carry_out(
             let Some(plugin) = action.strip_prefix(calls).and_then(|key| view.plan.plugins.get(key)) else {
                 return Ok(failed(format!("the plan does not say what `{action}` is")));
             };
-            plugins::run(plugins::Call { shared, claim, step, plugin, inputs: with, timeout, log: &log, control }).await
+            let undo = view.undo(&step.step);
+            let call = plugins::Call { shared, claim, step, plugin, undo, inputs: with, timeout, log: &log, control };
+            plugins::run(call).await
         };
         return tokio::join!(logged, writer.run(shared, work, &step.step)).0;
     }

@@ -7,7 +7,7 @@ use std::{
 use windlass_domain::{
     approval::Approval,
     ids::DeploymentId,
-    plan::{Plan, PlanRollout, PlanStepKind, PlanTree, SpecProof, segment},
+    plan::{Plan, PlanRollout, PlanStepKind, PlanTree, SpecProof, Undo, segment},
     task::TaskSpec,
 };
 use windlass_store::{Store, deployments, tasks};
@@ -85,6 +85,11 @@ impl PlanView {
     pub(crate) fn artifact_steps(&self, step: &str) -> BTreeSet<String> {
         let steps = self.rollout(step).map(|r| r.steps.as_slice()).unwrap_or_default();
         steps.iter().filter(|s| s.action.starts_with("artifact.")).map(|s| s.id.clone()).collect()
+    }
+
+    /// What a central step takes back, in a rollback.
+    pub(crate) fn undo(&self, step: &str) -> Option<&Undo> {
+        self.plan.steps.iter().find(|s| s.id == step)?.undo.as_ref()
     }
 
     /// Action, parameters and timeout of a central step.

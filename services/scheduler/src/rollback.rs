@@ -7,7 +7,7 @@ use crate::{
     Error, Refused,
     change::{Change, mint},
     gate,
-    planner::{Planned, Snapshot, Unplannable},
+    planner::{Planned, Snapshot, Unplannable, undoing},
     promotion,
 };
 use serde_json::json;
@@ -20,6 +20,7 @@ use windlass_domain::{
     event::Severity,
     flow::Phase,
     ids::{DeploymentId, ReleaseId},
+    plan::Undoing,
     release::{Release, ReleaseKind, RollbackMode},
 };
 use windlass_store::{Tx, artifacts, catalog, decisions, deployments, deployments::Good, marks};
@@ -64,6 +65,8 @@ pub(crate) async fn check(tx: &mut Tx, d: &Deployment, at: &Where) -> Result<Res
 pub(crate) struct Ready {
     of: DeploymentId,
     hosts: Vec<String>,
+    /// What plugins take back.
+    undoing: Undoing,
     release: Release,
     planned: Planned,
 }
@@ -80,9 +83,10 @@ pub(crate) async fn plan(
         return Ok(Err(why));
     }
     let hosts = d.release_hosts(at.from);
+    let undoing = undoing(tx, d, at.from, mode).await?;
     let now = tx.now().await?;
-    Ok(match prepare(tx, d, mode, at, &hosts, by, now).await? {
-        Ok((release, planned)) => Ok(Ready { of: d.id, hosts, release, planned }),
+    Ok(match prepare(tx, d, mode, at, (&hosts, &undoing), by, now).await? {
+        Ok((release, planned)) => Ok(Ready { of: d.id, hosts, undoing, release, planned }),
         Err(Unplannable(text)) => Err(("invalid", text)),
     })
 }
@@ -186,15 +190,18 @@ pub(crate) async fn request(
     let (to, reason) = asked(&mut change.tx, d, id).await?;
     let id = id.unwrap_or_else(|| DeploymentId(Uuid::now_v7()));
     let hosts = d.release_hosts(to.from);
+    let undoing = undoing(&mut change.tx, d, to.from, mode).await?;
+    let back = (hosts.as_slice(), &undoing);
+    let same = |r: &Ready| r.of == d.id && r.hosts == hosts && r.undoing == undoing;
     let prepared = match change.ready.take() {
-        Some(r) if r.of == d.id && r.hosts == hosts && catalog::stamp(&mut change.tx).await? == r.planned.stamp => {
+        Some(r) if same(&r) && catalog::stamp(&mut change.tx).await? == r.planned.stamp => {
             // What may be gone back to was asked again behind the plan.
             match target(&mut change.tx, d, to.to.as_deref()).await? {
                 Ok(g) if g.artifact == r.release.artifact => Ok((r.release, r.planned)),
-                _ => prepare(&mut change.tx, d, mode, &to, &hosts, by, change.now).await?,
+                _ => prepare(&mut change.tx, d, mode, &to, back, by, change.now).await?,
             }
         }
-        _ => prepare(&mut change.tx, d, mode, &to, &hosts, by, change.now).await?,
+        _ => prepare(&mut change.tx, d, mode, &to, back, by, change.now).await?,
     };
     match prepared {
         Err(Unplannable(reason)) => {
@@ -242,7 +249,7 @@ async fn prepare(
     d: &Deployment,
     mode: RollbackMode,
     to: &Where,
-    hosts: &[String],
+    (hosts, undoing): (&[String], &Undoing),
     by: &str,
     now: Timestamp,
 ) -> Result<Result<(Release, Planned), Unplannable>, Error> {
@@ -265,7 +272,7 @@ async fn prepare(
         ..original
     };
     match Snapshot::read(tx, &d.project, &d.environment, &release.add_hosts).await? {
-        Ok(s) => Ok(s.plan(&release, &artifact, Some(mode), hosts).map(|p| (release, p))),
+        Ok(s) => Ok(s.plan(&release, &artifact, Some(mode), hosts, undoing.clone()).map(|p| (release, p))),
         Err(e) => Ok(Err(e)),
     }
 }

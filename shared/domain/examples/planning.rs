@@ -120,6 +120,7 @@ fn table(shape: Shape) {
                 approvals: vec![],
                 surroundings: Surroundings::default(),
                 left_out: vec![],
+                undoing: Default::default(),
             };
             let begun = Instant::now();
             let plan = build(input).unwrap_or_else(|e| panic!("the program's own plan: {e}"));

@@ -2,6 +2,9 @@
 //! with it, the api what it shows before anything is requested: the same code, so the same digest.
 
 mod secrets;
+mod undo;
+
+pub use undo::undoing;
 
 use crate::{Error, Tx, agents, artifacts, catalog, deployments, sessions, ssh};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +19,7 @@ use windlass_domain::{
     deployment::{Deployment, PlanFacts},
     flow::{Flow, StepKind, link::link},
     ids::{ArtifactId, ReleaseId},
-    plan::{self, HostFacts, LeftOut, Plan, Surroundings},
+    plan::{self, HostFacts, LeftOut, Plan, Surroundings, Undoing},
     platform,
     release::{Release, ReleaseKind, RollbackMode},
     targets::{self, Fleet, Wish},
@@ -128,7 +131,7 @@ pub async fn prepare(
         created_at: ask.at,
         created_by: ask.by.to_owned(),
     };
-    let planned = match snapshot.plan(&release, &artifact, None, ask.hosts) {
+    let planned = match snapshot.plan(&release, &artifact, None, ask.hosts, Undoing::default()) {
         Ok(p) => p,
         Err(e) => return Ok(Err(e)),
     };
@@ -154,8 +157,9 @@ async fn of_parts(tx: &mut Tx, d: &Deployment, release: &Release) -> Result<Resu
     let Some(artifact) = artifact(tx, &d.project, release.artifact).await? else {
         return Ok(Err(Unplannable(format!("the artifact of deployment {} is not in the database", d.id))));
     };
+    let undoing = undo::kept(tx, d).await?;
     match Snapshot::read(tx, &d.project, &d.environment, &release.add_hosts).await? {
-        Ok(s) => Ok(s.plan(release, &artifact, d.rollback.as_ref().map(|r| r.mode), &d.only_hosts)),
+        Ok(s) => Ok(s.plan(release, &artifact, d.rollback.as_ref().map(|r| r.mode), &d.only_hosts, undoing)),
         Err(e) => Ok(Err(e)),
     }
 }
@@ -320,6 +324,7 @@ impl Snapshot {
         artifact: &Artifact,
         rollback: Option<RollbackMode>,
         only: &[String],
+        undoing: Undoing,
     ) -> Result<Planned, Unplannable> {
         let wish = Wish { only, add: &release.add_hosts, exclude: &release.exclude_hosts };
         // A rollback goes to what was touched, whatever was excluded before.
@@ -374,6 +379,7 @@ impl Snapshot {
                 accounts: self.project.as_ref().map(|p| &p.accounts),
             },
             left_out: targets.left_out,
+            undoing,
         };
         let plan = plan::build(input).map_err(|e| Unplannable(e.to_string()))?;
         let shell = |h: &&Host| h.ssh.as_ref().is_some_and(|s| s.shell == Shell::PowerShell);

@@ -3,7 +3,8 @@
 //! Before a verb is asked its name is stored, and afterwards the answer: an executor that takes the work over knows which
 //! answers there are and which question is open. An open `check`, `poll` or `callback` is asked again, as these repeat
 //! without harm. Behind an open `execute` the work may be done or not: a plugin with `check` is asked, one that is
-//! `retry_safe` executes again, and any other fails with the reason, for a person to look and to decide.
+//! `retry_safe` executes again, and any other fails with the reason, for a person to look and to decide. An `undo` (in a
+//! rollback, in the place of `execute` and without `check`) repeats without harm as well.
 
 mod exec;
 mod service;
@@ -22,11 +23,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use windlass_bus::wake::Backoff;
 use windlass_domain::{
+    plan::Undo,
     plugin::{Plugin, Transport, Verb, check},
     work::{CentralWork, FailureClass, Work},
 };
 use windlass_store::{Error, plugins, works::Claim};
-use wire::{Answer, PROTOCOL, Request, Silence, Status};
+use wire::{Answer, PROTOCOL, Request, Silence, Status, Undone};
 
 /// Tries of a request that nobody took, or that failed and said that another try may help.
 const TRIES: u32 = 8;
@@ -53,6 +55,9 @@ struct Caller<'a> {
     claim: &'a Claim,
     step: &'a CentralWork,
     plugin: &'a Plugin,
+    undo: Option<&'a Undo>,
+    /// State of the call that is taken back.
+    undone: Option<Value>,
     key: String,
     inputs: &'a Map<String, Value>,
     log: &'a StepLog,
@@ -75,6 +80,8 @@ pub(crate) struct Call<'a> {
     pub(crate) claim: &'a Claim,
     pub(crate) step: &'a CentralWork,
     pub(crate) plugin: &'a Plugin,
+    /// What is to be taken back, where that is asked.
+    pub(crate) undo: Option<&'a Undo>,
     /// With secrets and outputs in place.
     pub(crate) inputs: &'a Map<String, Value>,
     pub(crate) timeout: Duration,
@@ -84,18 +91,24 @@ pub(crate) struct Call<'a> {
 
 /// Calls the plugin to the end of its call.
 pub(crate) async fn run(call: Call<'_>) -> Result<Done, Error> {
-    let Call { shared, claim, step, plugin, inputs, timeout, log, control } = call;
+    let Call { shared, claim, step, plugin, undo, inputs, timeout, log, control } = call;
     let faults = check(&plugin.inputs, &Value::Object(inputs.clone()), &|_| false);
     if let Some(f) = faults.first() {
         return Ok(failed(format!("`with{}` does not fit the plugin {}: {}", f.at, plugin.key(), f.text)));
     }
     let stored = plugins::call(&mut shared.ctx.store.read().await?, claim.work.id).await?;
     let spent = stored.as_ref().and_then(|s| (chrono::Utc::now() - s.started_at).to_std().ok()).unwrap_or_default();
+    let undone = match undo {
+        Some(u) => plugins::call(&mut shared.ctx.store.read().await?, u.call).await?,
+        None => None,
+    };
     let mut caller = Caller {
         shared,
         claim,
         step,
         plugin,
+        undo,
+        undone: undone.and_then(|c| read_answer(c.answer?)?.state),
         key: plugin.key(),
         inputs,
         log,
@@ -115,19 +128,30 @@ pub(crate) async fn run(call: Call<'_>) -> Result<Done, Error> {
     caller.drive(first).await
 }
 
+/// An answer as it was stored.
+fn read_answer(stored: Value) -> Option<Answer> {
+    serde_json::from_value(stored).ok()
+}
+
 impl Caller<'_> {
     fn work(&self) -> &Work {
         &self.claim.work
     }
 
+    /// The verb that does what the step is for.
+    fn first(&self) -> Verb {
+        if self.undo.is_some() { Verb::Undo } else { Verb::Execute }
+    }
+
     fn start(&self) -> Next {
-        Next::Ask(if self.plugin.has(Verb::Check) { Verb::Check } else { Verb::Execute })
+        // Whether the work was done is nothing to ask before it is taken back.
+        Next::Ask(if self.undo.is_none() && self.plugin.has(Verb::Check) { Verb::Check } else { self.first() })
     }
 
     /// Goes on from what is stored.
     async fn take_over(&mut self, stored: plugins::Call) -> Next {
         self.token = stored.callback;
-        let answer: Option<Answer> = stored.answer.and_then(|a| serde_json::from_value(a).ok());
+        let answer = stored.answer.and_then(read_answer);
         self.state = answer.as_ref().and_then(|a| a.state.clone());
         let begun = stored.begun.as_deref();
         let begun = Verb::ALL.into_iter().find(|v| Some(v.as_str()) == begun);
@@ -146,7 +170,7 @@ impl Caller<'_> {
             (None, Some(answer)) => {
                 self.open = matches!(answer.status, Status::Running | Status::Waiting);
                 // Only `check` answers with a failure that is no end, and then nothing was begun.
-                self.judge(if answer.status == Status::Failed { Verb::Execute } else { Verb::Poll }, answer).await
+                self.judge(if answer.status == Status::Failed { self.first() } else { Verb::Poll }, answer).await
             }
             (None, None) => self.start(),
         }
@@ -154,7 +178,9 @@ impl Caller<'_> {
 
     /// It may have been executed or not.
     fn uncertain(&self, why: &str) -> Next {
-        if self.plugin.has(Verb::Check) {
+        if self.undo.is_some() {
+            Next::Ask(Verb::Undo)
+        } else if self.plugin.has(Verb::Check) {
             Next::Ask(Verb::Check)
         } else if self.plugin.retry_safe {
             Next::Ask(Verb::Execute)
@@ -213,7 +239,7 @@ impl Caller<'_> {
             return Ok(Next::End(self.cancel().await?));
         }
         let mut url = None;
-        if verb == Verb::Execute && self.plugin.has(Verb::Callback) {
+        if verb == self.first() && self.plugin.has(Verb::Callback) {
             let token: String = rand::rng().random::<[u8; 32]>().iter().map(|b| format!("{b:02x}")).collect();
             self.token = Some(Sha256::digest(token.as_bytes()).to_vec());
             url = Some(format!("{}{CALLBACKS}{token}", self.shared.ctx.settings.public_url().trim_end_matches('/')));
@@ -223,10 +249,10 @@ impl Caller<'_> {
             let token = self.token.clone().unwrap_or_default();
             body = plugins::callback(&mut self.shared.ctx.store.read().await?, &token).await?;
         }
-        let token = if verb == Verb::Execute { self.token.clone() } else { None };
+        let token = if verb == self.first() { self.token.clone() } else { None };
         self.store_begin(verb, token).await?;
         let was_open = self.open;
-        self.open |= verb == Verb::Execute;
+        self.open |= verb == self.first();
         let answer = self.send(verb, url, body, self.halted(), self.left()).await;
         match answer {
             Ok(answer) => {
@@ -247,10 +273,10 @@ impl Caller<'_> {
                 Ok(if soon { self.again(verb, &reason).await } else { Next::End(self.end(verb, &reason)) })
             }
             Err(Silence::Broke(reason)) => Ok(Next::End(self.end(verb, &reason))),
-            Err(Silence::Unknown(reason)) if verb == Verb::Execute => {
+            Err(Silence::Unknown(reason)) if verb == self.first() => {
                 self.log.note(&format!("{}: {reason}", verb.as_str())).await;
                 let next = self.uncertain(&reason);
-                Ok(if matches!(next, Next::Ask(Verb::Execute)) { self.again(verb, &reason).await } else { next })
+                Ok(if matches!(next, Next::Ask(v) if v == verb) { self.again(verb, &reason).await } else { next })
             }
             Err(Silence::Unknown(reason)) => Ok(self.again(verb, &reason).await),
         }
@@ -281,7 +307,12 @@ impl Caller<'_> {
         match answer.status {
             Status::Succeeded => {
                 let outputs = Value::Object(answer.outputs);
-                match check(&self.plugin.outputs, &outputs, &|_| false).first() {
+                // The schema is that of what a step does, not of its undoing.
+                let faults = match self.undo {
+                    None => check(&self.plugin.outputs, &outputs, &|_| false),
+                    Some(_) => Vec::new(),
+                };
+                match faults.first() {
                     None => Next::End(Done { output: outputs, ..Done::default() }),
                     Some(f) => {
                         Next::End(self.end(verb, &format!("its outputs{} do not fit its own schema: {}", f.at, f.text)))
@@ -296,7 +327,7 @@ impl Caller<'_> {
                 let reason = answer.message.unwrap_or_else(|| "it gave no reason".into());
                 if answer.retryable {
                     let next = self.again(verb, &reason).await;
-                    if let Next::Ask(_) = next { Next::Ask(Verb::Execute) } else { next }
+                    if let Next::Ask(_) = next { Next::Ask(self.first()) } else { next }
                 } else {
                     Next::End(self.end(verb, &reason))
                 }
@@ -365,6 +396,14 @@ impl Caller<'_> {
             step: &self.step.step,
             attempt: self.step.attempt,
             inputs: self.inputs,
+            undo: self.undo.map(|u| Undone {
+                call: u.call.0,
+                deployment: u.deployment.0,
+                step: &u.step,
+                attempt: u.attempt,
+                outputs: &u.outputs,
+                state: self.undone.clone(),
+            }),
             state: self.state.clone(),
             callback_url,
             callback,

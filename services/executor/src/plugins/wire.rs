@@ -25,6 +25,9 @@ pub(crate) struct Request<'a> {
     pub(crate) step: &'a str,
     pub(crate) attempt: u32,
     pub(crate) inputs: &'a Map<String, Value>,
+    /// The run of a step that is to be taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) undo: Option<Undone<'a>>,
     /// What the plugin's last answer asked to be given back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<Value>,
@@ -34,6 +37,19 @@ pub(crate) struct Request<'a> {
     /// What was posted there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) callback: Option<Value>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Undone<'a> {
+    /// What every request of that run had as `call`.
+    pub(crate) call: Uuid,
+    pub(crate) deployment: Uuid,
+    pub(crate) step: &'a str,
+    pub(crate) attempt: u32,
+    pub(crate) outputs: &'a Map<String, Value>,
+    /// What its last answer asked to be given back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<Value>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

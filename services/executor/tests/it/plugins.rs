@@ -271,6 +271,56 @@ async fn nothing_is_executed_twice_that_must_not_be() {
 }
 
 #[tokio::test]
+async fn an_undo_is_asked_again_after_a_crash_with_the_call_it_takes_back() {
+    for db in databases().await {
+        let dir = temp_dir();
+        let d = dir.path();
+        let gate = d.join("gate");
+        let body = format!(
+            "echo \"$verb\" >> {0}/calls; echo \"$request\" >> {0}/seen\ncase $verb in\n undo) while [ ! -e {1} ]; do sleep 0.02; done; if [ -e \
+             {0}/polled ]; then echo '{{\"status\":\"failed\",\"message\":\"it is locked\"}}'; else echo \
+             '{{\"status\":\"running\",\"poll_after_s\":0.1}}'; fi;;\n poll) touch {0}/polled; echo \
+             '{{\"status\":\"succeeded\",\"outputs\":{{\"n\":\"no number\"}}}}';;\nesac",
+            d.display(),
+            gate.display()
+        );
+        let more = json!({ "verbs": ["check", "execute", "poll", "undo"],
+            "outputs": { "type": "object", "properties": { "n": { "type": "integer" } } } });
+        let p = shell(d, "job", more, &body);
+        let call = WorkId(uuid::Uuid::now_v7());
+        let undo = windlass_domain::plan::Undo {
+            deployment: uuid::Uuid::now_v7().into(),
+            step: "before".into(),
+            attempt: 2,
+            call,
+            outputs: json!({ "job": 17 }).as_object().expect("object").clone(),
+        };
+        let w = World::undoing(db, &p, json!({ "a": "b" }), undo).await;
+        let with_plugins = |s: &mut windlass_runtime::Settings| s.executor.plugins_dir = Some(d.into());
+        let first = w.executor_with(with_plugins).await;
+        let work = w.central("c0").await;
+        eventually(SOON, "it is asked", async || d.join("seen").exists().then_some(())).await;
+        first.crash().await;
+        std::fs::write(&gate, "").expect("opens the gate");
+        let second = w.executor_with(with_plugins).await;
+        let (ok, reason, output) = result(&w, work).await;
+        assert!(ok && output == json!({ "n": "no number" }), "the schema is that of `execute`: {reason}");
+        assert_eq!(lines(&d.join("calls")), ["undo", "undo", "poll"]);
+        for line in lines(&d.join("seen")) {
+            let r: Value = serde_json::from_str(&line).expect("JSON");
+            assert_eq!((&r["inputs"], &r["call"]), (&json!({ "a": "b" }), &json!(work)));
+            let u = &r["undo"];
+            assert_eq!((&u["call"], &u["step"], &u["attempt"]), (&json!(call), &json!("before"), &json!(2)));
+            assert_eq!(u["outputs"], json!({ "job": 17 }));
+        }
+        // The next one fails, and is no success.
+        let (ok, reason, _) = result(&w, w.central("c0").await).await;
+        assert!(!ok && reason.contains("failed at `undo`: it is locked"), "{reason}");
+        second.shut_down().await;
+    }
+}
+
+#[tokio::test]
 async fn polling_goes_on_at_another_executor_with_the_state_it_was_given() {
     for db in databases().await {
         let dir = temp_dir();

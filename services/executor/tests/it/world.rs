@@ -10,7 +10,7 @@ use windlass_contracts::subjects;
 use windlass_domain::{
     event::Event,
     ids::{AgentId, DeploymentId, TaskId, WorkId},
-    plan::{Plan, PlanArtifact, PlanHost, PlanRollout, PlanStep, PlanStepKind},
+    plan::{Plan, PlanArtifact, PlanHost, PlanRollout, PlanStep, PlanStepKind, Undo},
     plugin::Plugin,
     task::TaskStep,
     work::{CentralWork, Desired, HostResult, Outcome, WaveHost, WaveWork, Work, WorkResult, WorkSpec},
@@ -98,7 +98,13 @@ impl World {
         central: Vec<(String, serde_json::Value, u32)>,
         plugins: Vec<Plugin>,
     ) -> World {
-        Self::planned(db, hosts, with_agents, central, plugins, |_| {}).await
+        Self::planned(db, hosts, with_agents, central, plugins, None, |_| {}).await
+    }
+
+    /// One central step `c0` that takes back a call of this plugin.
+    pub(crate) async fn undoing(db: Db, plugin: &Plugin, with: serde_json::Value, undo: Undo) -> World {
+        let central = vec![(plugin.action(), with, 20)];
+        Self::planned(db, 1, 0, central, vec![plugin.clone()], Some(undo), |_| {}).await
     }
 
     /// With a rollout `roll` that is made otherwise.
@@ -112,6 +118,7 @@ impl World {
         with_agents: usize,
         central: Vec<(String, serde_json::Value, u32)>,
         plugins: Vec<Plugin>,
+        undo: Option<Undo>,
         change: impl FnOnce(&mut PlanRollout),
     ) -> World {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -175,7 +182,7 @@ impl World {
         for (i, (action, with, timeout_s)) in central.into_iter().enumerate() {
             let with = with.as_object().expect("object").clone();
             let kind = PlanStepKind::Central { action, with, timeout_s };
-            steps.push(PlanStep::new(format!("c{i}"), vec![], kind));
+            steps.push(PlanStep { undo: undo.clone(), ..PlanStep::new(format!("c{i}"), vec![], kind) });
         }
         let plan = Plan {
             automatic: None,

@@ -99,11 +99,10 @@ impl Deployment {
     /// of that phase or later. A step within a subflow has the subflow's phase unless it has its own; a rollout of no phase counts
     /// as `release`. In the order of the plan, each once.
     pub fn release_hosts(&self, from: Option<Phase>) -> Vec<String> {
-        let from = from.unwrap_or(Phase::Release);
         let mut seen = BTreeSet::new();
         let mut names = Vec::new();
         for (step, r) in self.rollouts() {
-            if order(self.phase_of(step)) < order(from) {
+            if !self.is_taken_back(step, from) {
                 continue;
             }
             for h in r.waves.iter().flat_map(|w| &w.hosts).filter(|h| h.state.is_touched()) {
@@ -113,6 +112,11 @@ impl Deployment {
             }
         }
         names
+    }
+
+    /// Whether a rollback from this phase on (from `release` when absent) is about the step.
+    pub fn is_taken_back(&self, step: &StepRun, from: Option<Phase>) -> bool {
+        order(self.phase_of(step)) >= order(from.unwrap_or(Phase::Release))
     }
 
     fn phase_of(&self, step: &StepRun) -> Phase {

@@ -1,6 +1,6 @@
 //! Release + environment + hosts to [`Plan`]. A pure function: the same input gives the same digest.
 
-use super::{LeftOut, Plan, PlanArtifact, PlanError, PlanHost, PlanStepKind, graph, render};
+use super::{LeftOut, Plan, PlanArtifact, PlanError, PlanHost, PlanStepKind, Undoing, graph, render};
 use crate::{
     approval::ApprovalRule,
     artifact::Artifact,
@@ -48,6 +48,8 @@ pub struct BuildInput<'a> {
     pub surroundings: Surroundings<'a>,
     /// Hosts that could have taken part, and why they do not.
     pub left_out: Vec<LeftOut>,
+    /// In a rollback: what plugins take back.
+    pub undoing: Undoing,
 }
 
 /// What lies around an environment: its project and the project's group.
@@ -116,7 +118,7 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
     };
     plan.steps = match input.rollback {
         None => planner.steps(flow)?,
-        Some(mode) => vec![planner.rollback(flow, mode)?],
+        Some(mode) => input.undoing.around(planner.rollback(flow, mode)?),
     };
     plan.plugins = super::plugins::used(&plan.steps, &input.release.plugins);
     for step in plan.steps.iter().filter(|s| !s.skipped) {

@@ -16,11 +16,13 @@ mod references;
 mod render;
 pub mod segment;
 mod traffic;
+mod undo;
 
 pub use build::{BuildInput, HostFacts, ROLLBACK_STEP, Surroundings, build};
 pub use canonical::canonical_json;
 pub use digest::{PlanTree, verify_spec};
 pub use error::PlanError;
+pub use undo::{Undo, Undoing};
 
 use crate::{
     approval::ApprovalRule,
@@ -171,6 +173,9 @@ pub struct PlanStep {
     /// What people should know about it: why it is skipped though no condition says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// In a rollback: its plugin is asked to take this back, by its verb `undo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Undo>,
     pub kind: PlanStepKind,
 }
 
@@ -190,6 +195,7 @@ impl PlanStep {
             on_timeout: None,
             phase: None,
             note: None,
+            undo: None,
             kind,
         }
     }

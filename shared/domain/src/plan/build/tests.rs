@@ -118,6 +118,7 @@ impl World {
             approvals: vec![ApprovalRule { name: "ops".into(), quorum: 1, people: vec!["zoe".into()] }],
             surroundings: Default::default(),
             left_out: vec![],
+            undoing: Default::default(),
         })
     }
     fn plan(&self) -> Plan {
@@ -429,6 +430,7 @@ mod graph;
 mod references;
 mod rollback;
 mod traffic;
+mod undo;
 mod values;
 mod waves;
 

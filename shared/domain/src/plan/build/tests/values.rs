@@ -31,6 +31,7 @@ fn scoped(w: &World, around: Surroundings<'_>) -> Result<Plan, PlanError> {
         approvals: vec![],
         surroundings: around,
         left_out: vec![],
+        undoing: Default::default(),
     })
 }
 
