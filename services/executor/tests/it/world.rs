@@ -109,7 +109,7 @@ impl World {
 
     /// With a rollout `roll` that is made otherwise.
     pub(crate) async fn rolling(db: Db, hosts: usize, change: impl FnOnce(&mut PlanRollout)) -> World {
-        Self::planned(db, hosts, hosts, vec![], vec![], change).await
+        Self::planned(db, hosts, hosts, vec![], vec![], None, change).await
     }
 
     async fn planned(
