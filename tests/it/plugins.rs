@@ -236,7 +236,7 @@ rollback:
         assert!(read("CHANGES").contains("shop 1.0.0 ["));
         seen.push(read("trace"));
     }
-    let did = format!("execute tell None {} True False None", 2);
+    let did = "execute tell None 2 True True None";
     let undid = "undo undo-tell tell 2 True True 7";
     assert_eq!(seen[0], format!("1.1.0\n{did}\n{undid}\n1.0.0\n"), "behind the hosts, so before them");
     assert_eq!(seen[1], format!("1.2.0\n{did}\n1.0.0\n{undid}\n"), "in an emergency the hosts go first");
