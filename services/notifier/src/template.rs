@@ -38,6 +38,9 @@ pub(crate) struct Message {
     /// The event itself, for signed webhooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) data: Option<serde_json::Value>,
+    /// W3C traceparent of what caused the event: the delivery belongs to its trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trace: Option<String>,
 }
 
 /// Renders an event for a channel. A template that fails never loses the message: the default text is used and says so.
@@ -61,6 +64,7 @@ pub(crate) fn render(event: &Event, facts: &Facts, channel: &Channel) -> Message
         link: facts.link.clone(),
         template_error,
         data: matches!(channel.provider, Provider::Webhook { .. }).then(|| data(event)),
+        trace: event.trace.clone(),
     }
 }
 
@@ -216,6 +220,9 @@ impl std::io::Write for Bounded {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod injection;
 
 #[cfg(test)]
 mod tests {

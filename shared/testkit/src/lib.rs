@@ -6,11 +6,13 @@
 mod db;
 mod nats;
 mod process;
+mod strings;
 mod wait;
 
 pub use db::{Db, databases};
 pub use nats::{Nats, nats, nats_server_binary, nats_with};
 pub use process::Supervised;
+pub use strings::hostile_strings;
 pub use wait::{eventually, http_get, wait_http};
 
 use std::path::PathBuf;
