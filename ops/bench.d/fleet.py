@@ -49,14 +49,20 @@ def descendants(pid):
 
 
 class Fleet:
-    def __init__(self, bin_dir, nats, state, n, port, nats_port, agent_ports):
+    def __init__(self, bin_dir, nats, state, n, port, nats_port, agent_ports=20000, **settings):
+        """`settings`: what differs from the defaults, as `api__rate_per_s=1e6`."""
         self.state, self.n, self.port = pathlib.Path(state), n, port
         self.windlass = str(pathlib.Path(bin_dir) / "windlass")
-        subprocess.run(
-            [self.windlass, "up", "--detach", "--state", state, "--agents", str(n), "--port", str(port), "--nats-port",
-             str(nats_port), "--agent-ports", str(agent_ports), "--nats-server", nats, "--allow-private"],
-            check=True, stdout=subprocess.DEVNULL, timeout=600,
-        )
+        env = dict(os.environ, **{f"WINDLASS__{k.upper()}": str(v) for k, v in settings.items()})
+        self.command = [self.windlass, "up", "--detach", "--state", state, "--agents", str(n), "--port", str(port), "--nats-port",
+                        str(nats_port), "--agent-ports", str(agent_ports), "--nats-server", nats, "--allow-private"]
+        self.env = env
+        self.start()
+
+    def start(self):
+        """Again after `stop`, too: with what was there."""
+        # Its own words go to a log in the state directory.
+        subprocess.run(self.command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=900, env=self.env)
         self.record = json.loads((self.state / "up.json").read_text())
         self.token = pathlib.Path(self.record["token_file"]).read_text().strip()
         self.pid = self.record["process"]["pid"]
@@ -104,15 +110,53 @@ class Fleet:
             raise RuntimeError(f"{method} {path}: {answer.status} {text[:500].decode(errors='replace')}")
         return (json.loads(text) if text else None), at
 
+    def apply(self, yaml):
+        self.call("POST", "/apply", yaml.encode(), kind="application/yaml")
+
+    def hosts_yaml(self):
+        return "".join(f"---\nkind: host\nname: {a['host']}\naddress: 127.0.0.1\nlabels: {{ fleet: bench }}\n"
+                       for a in self.record["agents"])
+
     def prepare(self, check, change=lambda yaml: yaml):
         yaml = change((HERE / "catalog.yaml").read_text())
         yaml = yaml.replace("flow: five\n---", f"flow: five\nvalues: {{ check: \"{check}\" }}\n---", 1)
-        for a in self.record["agents"]:
-            yaml += f"---\nkind: host\nname: {a['host']}\naddress: 127.0.0.1\nlabels: {{ fleet: bench }}\n"
-        self.call("POST", "/apply", yaml.encode(), kind="application/yaml")
+        self.apply(yaml + self.hosts_yaml())
+        self.make_approver()
+
+    def make_approver(self):
         grants = [{"project_group": "*", "role": "approver"}]
         self.call("POST", "/people", {"name": "bob", "display": "Bob", "grants": grants})
         self.approver = self.call("POST", "/tokens", {"person": "bob", "label": "bench"})[0]["token"]
+
+    def request(self, project, environment, version, hosts=()):
+        """A deployment that nobody need approve; its id."""
+        body = {"environment": environment, "version": version, "hosts": list(hosts)}
+        return self.call("POST", f"/projects/{project}/deployments", body)[0]["new_deployment"]
+
+    def artifact(self, project, version):
+        """A package nobody fetches."""
+        digest = "sha256:" + "0" * 64
+        self.call("POST", f"/projects/{project}/artifacts",
+                  {"version": version, "url": "http://127.0.0.1:9/p.tgz", "digest": digest, "size": 1})
+
+    def wait(self, id_, wanted, within=120, pause=0.02):
+        """The deployment once it is in one of the states."""
+        until = time.time() + within
+        while True:
+            d, _ = self.call("GET", f"/deployments/{id_}")
+            if d["state"] in wanted:
+                return d
+            if d["ended_at"] or time.time() > until:
+                raise RuntimeError(f"deployment {id_} is {d['state']}, not {' or '.join(wanted)}: {d['waiting_on']}")
+            time.sleep(pause)
+
+    def used(self):
+        """CPU seconds of the control plane and its broker."""
+        return sum(cpu(p) for p in self.control)
+
+    def resident(self, key="VmRSS"):
+        """MiB of the control plane and of its broker."""
+        return memory(self.pid, key), sum(memory(p, key) for p in self.control if p != self.pid)
 
     def release(self, version, url, digest, size, hosts=()):
         """One release; what it took."""
@@ -153,6 +197,13 @@ class Fleet:
             "rss": sum(memory(p, "VmRSS") for p in self.control), "peak": sum(memory(p, "VmHWM") for p in self.control),
             "own_peak": memory(self.pid, "VmHWM"),
         }
+
+
+class Caller(Fleet):
+    """The same Windlass, for a second thread: connections of its own."""
+
+    def __init__(self, fleet):
+        self.__dict__.update(fleet.__dict__, connections={})
 
 
 def parse(text):

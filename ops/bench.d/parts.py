@@ -1,13 +1,17 @@
 """What the benchmarks share: the machine, packages, and the server that has them."""
+import datetime
 import hashlib
 import http.server
+import math
 import os
 import pathlib
 import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tarfile
+import time
 
 import fleet as fleets
 import ssh as ssh_side
@@ -23,6 +27,38 @@ def machine():
     model = next((l.split(":", 1)[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown CPU")
     memory = next(int(l.split()[1]) for l in open("/proc/meminfo") if l.startswith("MemTotal")) // 1024
     return f"{os.cpu_count()} x {model}, {memory} MiB, load {os.getloadavg()[0]:.1f} at the start"
+
+
+def heading(what, bin_dir):
+    """What every benchmark says first: what, where, when, of which commit, and who else was working."""
+    here = pathlib.Path(__file__).resolve().parent
+    commit = subprocess.run(["git", "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    profile = {"release": "release", "debug": "dev"}.get(pathlib.Path(bin_dir).name, str(bin_dir))
+    print(f"{what}\n{now}, commit {commit or 'unknown'}, {profile} profile, {machine()}")
+    others = busy()
+    time.sleep(2)
+    print(f"cores in use by others before it began: {(busy() - others) / 2:.1f}")
+    sys.stdout.flush()
+
+
+MISSED = []
+
+
+def judge(what, value, unit, limit, least=False):
+    """Prints a figure beside its target and whether it holds."""
+    good = value >= limit if least else value <= limit
+    sign = ">=" if least else "<="
+    if not good:
+        MISSED.append(what)
+    print(f"  {what}: {value:,.4g} {unit} (target {sign} {limit:,.4g}: {'holds' if good else 'MISSED'})")
+    sys.stdout.flush()
+
+
+def share(values, part):
+    """The value below which this part of all lies (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, min(len(ordered) - 1, math.ceil(part * len(ordered)) - 1))]
 
 
 def busy():

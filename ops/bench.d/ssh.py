@@ -52,7 +52,7 @@ class Ssh:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
-        me = pwd.getpwuid(os.getuid()).pw_name
+        me = self.me = pwd.getpwuid(os.getuid()).pw_name
         (self.dir / "sshd_config").write_text(
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {self.dir}/host\nPidFile none\n"
             f"AuthorizedKeysFile {self.dir}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
