@@ -2,8 +2,10 @@
 
 mod approvals;
 mod archives;
+mod archives_many;
 mod control;
 mod frames;
+mod injection;
 mod lb;
 mod life;
 mod steps;
