@@ -25,12 +25,12 @@ class Standby:
         words = ["psql", "-h", "127.0.0.1", "-p", str(port), "-U", "windlass", "-d", "windlass", "-Atqc", text]
         return subprocess.run(words, **(PLAIN | {"stdout": subprocess.PIPE, "text": True} | more)).stdout
 
-    def sql(self, text, port, seconds=30):
+    def sql(self, text, port, seconds=120):
         """Asks until there is an answer; a server that starts refuses for a while."""
         until = time.monotonic() + seconds
         while True:
             try:
-                return self.psql(text, port, timeout=10, stderr=subprocess.DEVNULL).strip()
+                return self.psql(text, port, timeout=30, stderr=subprocess.DEVNULL).strip()
             except subprocess.SubprocessError:
                 if time.monotonic() > until:
                     raise
@@ -93,10 +93,17 @@ class Standby:
         self.follow()
 
     def heal(self):
-        if self.child.poll() is not None or not self.follows():
+        """Made anew where it does not follow: three times at most, for a machine may be busy."""
+        for last in (False, False, True):
+            if self.child.poll() is None and self.follows():
+                return
             self.child.kill()
             self.child.wait(30)
-            self.rejoin()
+            try:
+                self.rejoin()
+            except (RuntimeError, subprocess.SubprocessError):
+                if last:
+                    raise
 
     def end(self):
         if self.child and self.child.poll() is None:

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import sys
 import time
@@ -138,17 +139,15 @@ def worker(form, plan, options, database, number):
 
 
 def lines_of(entries):
-    """Which calls were points, by call and place, numbers in names left out: the list that is kept."""
-    import collections
-    import re
-    seen = collections.Counter()
+    """The list that is kept: one line a point, without what is different in every run."""
+    rows = set()
     for e in entries:
         call, _, place = e["hit"].partition(" ")
         place = re.sub(r".*/(embedded|scaled)-\d+/", "", place)
         place = re.sub(r"socket:\[\d+\]", "database", place)
         place = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+", "ID", place)
-        seen[e["form"], e["target"], e["fault"], call, re.sub(r"\d+", "N", place)] += 1
-    return [f"{n:6}  {' '.join(key)}" for key, n in sorted(seen.items())]
+        rows.add((e["form"], e["target"], e["fault"], e["n"], call, place, e["state"]))
+    return ["# form target fault n-th-call call place outcome", *(" ".join(map(str, r)) for r in sorted(rows))]
 
 
 def main():

@@ -125,7 +125,7 @@ class Work:
         self.receiver = subprocess.Popen(
             ["python3", str(self.scripts / "demo.d/receiver.py"), str(self.evidence / "port"), str(self.evidence / "sign"),
              str(self.evidence / "received.jsonl")])
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while not (self.evidence / "port").exists():
             if time.monotonic() > until:
                 raise SystemExit("the receiver does not start")
@@ -244,7 +244,8 @@ rules:
                     verb = "cancel" if d["state"] in ("awaiting_approval", "scheduled", "queued") else "abort"
                     self.call("POST", f"/deployments/{d['id']}/{verb}", {"reason": "the run is over"}, op=verb, deployment=d["id"])
             time.sleep(2)
-        until = time.monotonic() + 60
+        # A run of many releases leaves many messages, and the receiver is one small program.
+        until = time.monotonic() + 300
         while any(n["state"] == "pending" for n in self.pages("/notifications")) and time.monotonic() < until:
             time.sleep(2)
         world = {"faults": faults, "deployments": [], "seed": self.seed, "notifications": self.pages("/notifications")}
