@@ -79,6 +79,7 @@ pub async fn enroll(
         jwt: got.jwt,
         executor_key: got.executor_key,
         approval_key: got.approval_key,
+        nats_ca: got.nats_ca,
     };
     identity.save(state, &key)?;
     Ok(identity)

@@ -37,10 +37,17 @@ pub struct Identity {
     pub executor_key: String,
     /// Public nkey that signs approvals.
     pub approval_key: String,
+    /// Certificates (PEM) of the authority behind the NATS servers' own; with it nothing but TLS is spoken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats_ca: Option<String>,
 }
 
 fn path(state: &Path) -> PathBuf {
     state.join("identity.json")
+}
+/// Where the certificates of [`Identity::nats_ca`] lie for the TLS library.
+pub(crate) fn ca_path(state: &Path) -> PathBuf {
+    state.join("nats-ca.pem")
 }
 fn key_path(state: &Path) -> PathBuf {
     state.join("user.nk")
@@ -65,6 +72,10 @@ impl Identity {
             move |source| IdentityError::Io { what, path, source }
         };
         files::write_atomic(&p, seed.as_bytes(), 0o600).map_err(io("write", &p))?;
+        if let Some(ca) = &self.nats_ca {
+            let p = ca_path(state);
+            files::write_atomic(&p, ca.as_bytes(), 0o600).map_err(io("write", &p))?;
+        }
         let p = path(state);
         let text = serde_json::to_vec_pretty(self).map_err(|e| IdentityError::Parse(p.clone(), e))?;
         files::write_atomic(&p, &text, 0o600).map_err(io("write", &p))

@@ -85,7 +85,8 @@ impl Link {
         let key = Identity::key(state)?;
         let signer = Arc::new(key.clone());
         let state: PathBuf = state.to_owned();
-        let client = ConnectOptions::with_auth_callback(move |nonce| {
+        let ca = identity.nats_ca.as_ref().map(|_| crate::identity::ca_path(&state));
+        let mut options = ConnectOptions::with_auth_callback(move |nonce| {
             let (state, signer) = (state.clone(), signer.clone());
             async move {
                 // Read at every connect, so that a renewed JWT needs no restart.
@@ -98,36 +99,40 @@ impl Link {
                 }
                 Ok(auth)
             }
-        })
-        .name(format!("windlass-agent {}", identity.host))
-        .custom_inbox_prefix(format!("_INBOX_{}", identity.agent_id))
-        .read_buffer_capacity(4096)
-        .client_capacity(256)
-        .subscription_capacity(256)
-        .ping_interval(Duration::from_secs(20))
-        .connection_timeout(Duration::from_secs(10))
-        .retry_on_initial_connect()
-        .max_reconnects(None)
-        .ignore_discovered_servers()
-        .reconnect_delay_callback(|attempt| {
-            let base = 100u64.saturating_mul(1 << attempt.min(6)).min(5_000);
-            Duration::from_millis(rand::random_range(base / 2..=base))
-        })
-        .event_callback(move |e| {
-            match &e {
-                NatsEvent::Connected => {
-                    let _ = events.send(LinkEvent::Connected);
+        });
+        if let Some(ca) = ca {
+            options = options.add_root_certificates(ca).require_tls(true);
+        }
+        let client = options
+            .name(format!("windlass-agent {}", identity.host))
+            .custom_inbox_prefix(format!("_INBOX_{}", identity.agent_id))
+            .read_buffer_capacity(4096)
+            .client_capacity(256)
+            .subscription_capacity(256)
+            .ping_interval(Duration::from_secs(20))
+            .connection_timeout(Duration::from_secs(10))
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .ignore_discovered_servers()
+            .reconnect_delay_callback(|attempt| {
+                let base = 100u64.saturating_mul(1 << attempt.min(6)).min(5_000);
+                Duration::from_millis(rand::random_range(base / 2..=base))
+            })
+            .event_callback(move |e| {
+                match &e {
+                    NatsEvent::Connected => {
+                        let _ = events.send(LinkEvent::Connected);
+                    }
+                    NatsEvent::Disconnected | NatsEvent::Closed => {
+                        let _ = events.send(LinkEvent::Disconnected);
+                    }
+                    other => tracing::warn!(event = %other, "nats"),
                 }
-                NatsEvent::Disconnected | NatsEvent::Closed => {
-                    let _ = events.send(LinkEvent::Disconnected);
-                }
-                other => tracing::warn!(event = %other, "nats"),
-            }
-            async {}
-        })
-        .connect(identity.nats_urls.clone())
-        .await
-        .map_err(LinkError::Connect)?;
+                async {}
+            })
+            .connect(identity.nats_urls.clone())
+            .await
+            .map_err(LinkError::Connect)?;
         let down = client.subscribe(subjects::agent_down(identity.agent_id)).await.map_err(LinkError::Subscribe)?;
         let carrier = Carrier::Nats(client);
         Ok((Link { carrier, identity, instance: instance.to_owned(), key }, Inbox::Nats(down)))

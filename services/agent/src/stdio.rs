@@ -160,6 +160,7 @@ fn settle_identity(state: &Path, key: &KeyPair, before: Option<Identity>, w: Wel
         jwt: String::new(),
         executor_key: w.executor_key,
         approval_key: w.approval_key,
+        nats_ca: None,
     };
     // An agent that was enrolled the ordinary way keeps its address and its JWT.
     let now = match before {

@@ -84,11 +84,15 @@ async fn store(tx: &mut Tx) -> Result<String, Fail> {
 pub(crate) async fn forget(state: &State) -> Result<(), Fail> {
     const BATCH: u32 = 1000;
     let day = chrono::Duration::days(1);
+    let kept = &state.settings().retention;
+    // For ever, said as a time before anything was written.
+    let before =
+        |days: u32| if days == 0 { chrono::DateTime::UNIX_EPOCH } else { now() - chrono::Duration::days(days.into()) };
+    let (intake, keys) = (before(kept.intake_days), before(kept.idempotency_days));
     for _ in 0..100 {
         let n: Result<u64, Fail> = transact!(state.store(), tx => {
-            let at = now();
-            windlass_store::intake::forget(&mut tx, at - day * 30, BATCH).await?
-                + windlass_store::idempotency::forget(&mut tx, at - day * 30, BATCH).await?
+            windlass_store::intake::forget(&mut tx, intake, BATCH).await?
+                + windlass_store::idempotency::forget(&mut tx, keys, BATCH).await?
         });
         if n? == 0 {
             break;

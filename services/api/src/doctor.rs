@@ -1,5 +1,7 @@
 //! What is wrong with this installation, and what to do about it.
 
+mod scaled;
+
 use crate::state::State;
 use chrono::{DateTime, Utc};
 use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
@@ -52,6 +54,7 @@ pub(crate) async fn examine(state: &State) -> Doctor {
             windlass_runtime::health::Check::Failing(why) => r.add(&name, "fault", why, "see the log of this service"),
         }
     }
+    scaled::brokers(state.settings(), &mut r);
     keys(&state.settings().keys_dir(), &mut r);
     Doctor { healthy: r.0.iter().all(|c| c.status != "fault"), checks: r.0 }
 }
@@ -75,6 +78,8 @@ async fn database(state: &State, r: &mut Report) -> Result<(), Error> {
         format!("{skew} s from the database's"),
         "run a time service (chrony, systemd-timesyncd) on both machines",
     );
+    scaled::processes(&mut tx, now, r).await?;
+    scaled::durability(&mut tx, r).await?;
     fleet(state, &mut tx, now, r).await?;
     let limits = [(events::BUS, "relay"), (events::NOTIFIER, "notifier"), (events::AUDITOR, "auditor")];
     for (consumer, service) in limits {

@@ -300,6 +300,13 @@ fn take(d: &mut Decision, board: &Board, input: Input, now: Timestamp) {
                 Say::Refuse { code, detail } => match code {
                     // Another try may do: the offer stands until its time is up.
                     RefuseCode::Busy | RefuseCode::Stale => return,
+                    RefuseCode::Known => {
+                        let reason = format!(
+                            "the host has done this before, and this database does not know of it ({detail}): it was restored \
+                             from a backup; look at the host, then override it"
+                        );
+                        d.apply(board, task, TaskInput::Known { reason }, &actor, None, now)
+                    }
                     RefuseCode::Unproven | RefuseCode::Policy | RefuseCode::Invalid | RefuseCode::NoResources => {
                         let reason = format!("the agent refused the task: {detail}");
                         let class = Some(FailureClass::Refused);

@@ -157,6 +157,7 @@ fn headline(what: &str) -> String {
         "deployment.expired" => "deployment expired",
         "deployment.cancelled" => "deployment cancelled",
         "agent.orphan" => "a host runs a task nobody knows",
+        "audit.restored" => "the database was RESTORED: history went back",
         "notify.requested" => "message from the flow",
         "notification.dead" => "a notification could not be delivered",
         _ => "",
@@ -182,6 +183,9 @@ fn todo(what: &str, severity: Severity) -> Option<&'static str> {
         ("task.settled", Severity::Action) => {
             Some("Look at the host. The lock is held until the agent reports or a person overrides the task.")
         }
+        ("audit.restored", _) => Some(
+            "Releases that ran are paused and automation is held everywhere: look at the hosts, then resume or abort, and release the holds.",
+        ),
         ("agent.orphan", _) => Some("Look at the host: it runs what this installation did not ask for."),
         (crate::rules::DEAD, _) => {
             Some("Repair the channel; `windlass notifications list --state dead` names what to `retry`.")

@@ -4,6 +4,8 @@
 mod cli;
 mod client;
 mod exit;
+mod housekeeping;
+mod restored;
 mod service;
 mod up;
 
@@ -28,6 +30,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Up(args) => up::run(args).await.map_err(|e| (e.exit(), client::chain(&e))),
         Command::Down(args) => up::down(&args).await.map_err(|e| (e.exit(), client::chain(&e))),
         Command::Init(args) => service::init(args).await.map_err(|e| (e.exit(), client::chain(&e))),
+        Command::Restored(args) => restored::run(args).await.map_err(|e| (e.exit(), client::chain(&e))),
         Command::Api(args) => service(service::Service::Api, args).await,
         Command::Scheduler(args) => service(service::Service::Scheduler, args).await,
         Command::Executor(args) => service(service::Service::Executor, args).await,

@@ -3,13 +3,14 @@
 use crate::{
     cli::{InitArgs, ServiceArgs},
     exit::Exit,
+    housekeeping,
     up::{Error, progress},
 };
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use windlass_bus::{
     Context, Identities,
-    identity::{ClusterNode, ServerPorts},
+    identity::{ClusterNode, ServerPorts, ServerTls},
 };
 use windlass_runtime::{Health, Settings, health, keys, shutdown, telemetry};
 
@@ -96,6 +97,11 @@ impl Running {
             });
         }
         let own = Context { shutdown: relay.clone(), tracker: TaskTracker::new(), ..ctx.clone() };
+        let names = which.iter().map(|s| s.name()).collect();
+        relay_tracker.spawn(housekeeping::beats(own.clone(), names));
+        for service in which.iter().copied() {
+            relay_tracker.spawn(housekeeping::retention(own.clone(), service));
+        }
         relay_tracker.spawn(windlass_bus::relay(own));
         Running { services, tracker, relay, relay_tracker, ended }
     }
@@ -164,7 +170,9 @@ where
 pub(crate) async fn init(args: InitArgs) -> Result<Exit, Error> {
     let state = &args.state.state;
     keys::make_private_dir(state)?;
-    let identities = Identities::load_or_create(&state.join("keys")).map_err(part("the keys"))?;
+    let tls = args.nats_tls_cert.clone().zip(args.nats_tls_key.clone());
+    let tls = tls.map(|(cert, key)| ServerTls { cert, key, ca: args.nats_tls_ca.clone() });
+    let identities = Identities::load_or_create(&state.join("keys")).map_err(part("the keys"))?.with_tls(tls);
     let wrong = part("the NATS configuration");
     let configs = if args.nats_node.is_empty() {
         let listen = std::net::SocketAddr::new(args.nats_host, args.nats_port);

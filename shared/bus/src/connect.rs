@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
-use windlass_runtime::{Health, Settings, keys};
+use windlass_runtime::{Health, Settings, keys, settings::NatsTls};
 
 /// Older servers have known holes (an authentication bypass among them) and lack features used here.
 const MIN_VERSION: (u64, u64) = (2, 14);
@@ -43,9 +43,11 @@ pub struct BusOptions {
     pub urls: Vec<String>,
     /// A `.creds` file; it must be readable by its owner alone.
     pub credentials: Option<PathBuf>,
+    /// Whom to believe, and who we are, where servers speak TLS (`tls://…`).
+    pub tls: NatsTls,
     /// Shown in the server's connection list.
     pub name: String,
-    /// Where replies go; agents may use only their own.
+    /// Where replies go. `None`: where the credentials allow it, each service its own place.
     pub inbox_prefix: Option<String>,
     /// Copies of each stream, when this connection makes them.
     pub replicas: usize,
@@ -61,6 +63,7 @@ impl BusOptions {
         BusOptions {
             urls: settings.nats.urls.clone(),
             credentials: settings.nats.services_creds.clone(),
+            tls: settings.nats.tls.clone(),
             name: settings.telemetry.service_name.clone(),
             inbox_prefix: None,
             replicas: settings.nats.replicas,
@@ -92,14 +95,16 @@ impl Bus {
         let (state, seen) = watch::channel(LinkState::Down);
         let state = Arc::new(state);
         let cell: Arc<OnceLock<async_nats::Client>> = Arc::default();
-        let mut connect = ConnectOptions::new();
+        let mut connect = with_tls(ConnectOptions::new(), &options.tls);
+        let mut allowed_inbox = None;
         if let Some(path) = &options.credentials {
             let text = keys::load(path).map_err(ConnectError::Credentials)?;
+            allowed_inbox = inbox_of(&String::from_utf8_lossy(&text));
             connect = connect
                 .credentials(&String::from_utf8_lossy(&text))
                 .map_err(|e| ConnectError::CredentialsForm(path.clone(), e))?;
         }
-        if let Some(prefix) = &options.inbox_prefix {
+        if let Some(prefix) = options.inbox_prefix.clone().or(allowed_inbox) {
             connect = connect.custom_inbox_prefix(prefix);
         }
         health.degraded(options.check, "not connected yet");
@@ -154,6 +159,25 @@ impl Bus {
         }
         Ok(Bus::new(client, seen, options.replicas))
     }
+}
+
+/// Adds what TLS needs. It is spoken when a URL says `tls://`, or when a certificate authority is named.
+pub(crate) fn with_tls(mut options: ConnectOptions, tls: &NatsTls) -> ConnectOptions {
+    if let Some(ca) = &tls.ca_file {
+        options = options.add_root_certificates(ca.clone()).require_tls(true);
+    }
+    if let (Some(cert), Some(key)) = (&tls.cert_file, &tls.key_file) {
+        options = options.add_client_certificate(cert.clone(), key.clone());
+    }
+    options
+}
+
+/// The place for answers that credentials allow, when it is not everybody's.
+fn inbox_of(credentials: &str) -> Option<String> {
+    let claims = credentials.lines().nth(1).and_then(crate::jwt::claims)?;
+    let allowed = claims["nats"]["sub"]["allow"].as_array()?;
+    let own = allowed.iter().filter_map(|s| s.as_str()?.strip_suffix(".>")).find(|s| s.starts_with("_INBOX_"));
+    own.map(str::to_owned)
 }
 
 /// Marks the link up, or refused when the server is too old.

@@ -3,7 +3,10 @@
 //!
 //! SYS is NATS's own, SERVICES has JetStream, AGENTS has none: an agent never reaches the JetStream API.
 
-use crate::jwt::{self, JetStream};
+use crate::{
+    jwt::{self, JetStream},
+    permissions,
+};
 use nkeys::{KeyPair, KeyPairType};
 use std::{
     collections::BTreeMap,
@@ -13,11 +16,16 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use windlass_domain::ids::AgentId;
-use windlass_runtime::keys::{self, KeyError};
+use windlass_runtime::{
+    keys::{self, KeyError},
+    settings,
+};
 
 /// What JetStream may store on disk for the services.
 const JETSTREAM_BYTES: i64 = 8 * 1024 * 1024 * 1024;
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
+/// A plugin may answer this long after it was asked.
+const RESPOND_WITHIN_NS: u64 = 3600 * 1_000_000_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -43,6 +51,7 @@ pub struct Identities {
     system: KeyPair,
     services: KeyPair,
     agents: KeyPair,
+    tls: Option<ServerTls>,
 }
 
 impl std::fmt::Debug for Identities {
@@ -57,6 +66,14 @@ pub struct ServerPorts {
     pub listen: SocketAddr,
     /// Monitoring, on loopback only.
     pub monitor: Option<u16>,
+}
+
+/// A server's certificate (PEM files on the server's machine). With `ca` the nodes of a cluster also prove themselves to each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub ca: Option<PathBuf>,
 }
 
 /// A server's part in a cluster.
@@ -80,20 +97,41 @@ impl Identities {
             system: key("system-account.nk", KeyPairType::Account)?,
             services: key("services-account.nk", KeyPairType::Account)?,
             agents: key("agents-account.nk", KeyPairType::Account)?,
+            tls: None,
         };
         let all = || vec![">".to_owned()];
         // It speaks to agents and hears them; for hosts it reaches by SSH it carries both ways. What agents say counts by
         // their signature, so to carry is not to forge.
         let may_publish = vec!["dn.>".to_owned(), "up.>".to_owned()];
         let may_hear = vec!["up.>".to_owned(), "dn.>".to_owned(), "_INBOX.>".to_owned()];
-        me.write_creds(&me.services_creds(), &me.services, "services", &all(), &all())?;
-        me.write_creds(&me.agents_creds(), &me.agents, "executor", &may_publish, &may_hear)?;
+        me.write_creds(&me.services_creds(), &me.services, "services", jwt::user(&all(), &all()))?;
+        for name in permissions::SERVICES.into_iter().chain(permissions::OTHERS) {
+            let Some(p) = permissions::of(name) else { continue };
+            let mut wanted = jwt::user(&p.publish, &p.subscribe);
+            if p.respond {
+                wanted["resp"] = serde_json::json!({ "max": 1, "ttl": RESPOND_WITHIN_NS });
+            }
+            me.write_creds(&me.creds_of(name), &me.services, name, wanted)?;
+        }
+        me.write_creds(&me.agents_creds(), &me.agents, "executor", jwt::user(&may_publish, &may_hear))?;
         let push = vec!["$SYS.REQ.CLAIMS.UPDATE".to_owned()];
-        me.write_creds(&me.system_creds(), &me.system, "system", &push, &["_INBOX.>".to_owned()])?;
+        me.write_creds(&me.system_creds(), &me.system, "system", jwt::user(&push, &["_INBOX.>".to_owned()]))?;
         Ok(me)
     }
 
-    /// Credentials of the services' connection.
+    /// The same, for servers that speak TLS.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<ServerTls>) -> Identities {
+        self.tls = tls;
+        self
+    }
+
+    /// Credentials of one service's own connection: what it needs and no more.
+    pub fn creds_of(&self, service: &str) -> PathBuf {
+        self.dir.join(format!("{service}.creds"))
+    }
+
+    /// Credentials of a process that runs all services: everything in their account.
     pub fn services_creds(&self) -> PathBuf {
         self.dir.join("services.creds")
     }
@@ -148,6 +186,13 @@ impl Identities {
         if let Some(port) = ports.monitor {
             let _ = writeln!(text, "http: \"127.0.0.1:{port}\"");
         }
+        let tls = self.tls.as_ref().map(|t| {
+            let ca = t.ca.as_ref().map(|ca| format!("  ca_file: {}\n", quoted(ca))).unwrap_or_default();
+            (format!("  cert_file: {}\n  key_file: {}\n", quoted(&t.cert), quoted(&t.key)), ca)
+        });
+        if let Some((own, _)) = &tls {
+            let _ = writeln!(text, "tls {{\n{own}}}");
+        }
         let _ = writeln!(text, "server_name: \"{}\"", node.map_or("windlass", |n| n.name.as_str()));
         if let Some(node) = node {
             let made = || uuid::Uuid::new_v4().simple().to_string().into_bytes();
@@ -158,7 +203,11 @@ impl Identities {
             for route in &node.routes {
                 let _ = writeln!(text, "    \"nats://route:{password}@{route}\"");
             }
-            let _ = writeln!(text, "  ]\n}}");
+            let _ = writeln!(text, "  ]");
+            if let Some((own, ca)) = tls.as_ref().filter(|(_, ca)| !ca.is_empty()) {
+                let _ = writeln!(text, "  tls {{\n{own}{ca}  }}");
+            }
+            let _ = writeln!(text, "}}");
         }
         let _ = writeln!(text, "pid_file: {}", quoted(&store.with_file_name("nats.pid")));
         let _ = writeln!(text, "max_payload: 1MB");
@@ -192,7 +241,7 @@ impl Identities {
 
     /// Cuts agents off: their connections end at once and their JWTs are void for ever (a new enrolment has a new key).
     /// The revocation is recorded first, so it also holds for servers that start later.
-    pub async fn revoke(&self, urls: &[String], public_keys: &[String]) -> Result<(), IdentityError> {
+    pub async fn revoke(&self, nats: &settings::Nats, public_keys: &[String]) -> Result<(), IdentityError> {
         let mut revoked = self.revocations()?;
         for key in public_keys {
             check_user_key(key)?;
@@ -203,10 +252,11 @@ impl Identities {
         let text = keys::load(&self.system_creds())?;
         let failed = |e: &dyn std::fmt::Display| IdentityError::NotPushed(e.to_string());
         let push = async {
-            let client = async_nats::ConnectOptions::with_credentials(&String::from_utf8_lossy(&text))
+            let options = async_nats::ConnectOptions::with_credentials(&String::from_utf8_lossy(&text))
                 .map_err(|e| failed(&e))?
-                .name("windlass-revoke")
-                .connect(urls.to_vec())
+                .name("windlass-revoke");
+            let client = crate::connect::with_tls(options, &nats.tls)
+                .connect(nats.urls.clone())
                 .await
                 .map_err(|e| failed(&e))?;
             let answer = client.request("$SYS.REQ.CLAIMS.UPDATE", jwt.into()).await.map_err(|e| failed(&e))?;
@@ -258,10 +308,8 @@ impl Identities {
         path: &Path,
         account: &KeyPair,
         name: &str,
-        publish: &[String],
-        subscribe: &[String],
+        wanted: serde_json::Value,
     ) -> Result<(), IdentityError> {
-        let wanted = jwt::user(publish, subscribe);
         match keys::load(path) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -286,7 +334,7 @@ pub fn agent_jwt(agents_account: &KeyPair, agent: AgentId, public_key: &str) -> 
     check_user_key(public_key)?;
     let publish = [format!("up.{agent}.>")];
     let subscribe = [format!("dn.{agent}.>"), format!("_INBOX_{agent}.>")];
-    jwt::sign(agents_account, public_key, &format!("agent {agent}"), now(), jwt::user(&publish, &subscribe))
+    jwt::sign(agents_account, public_key, &format!("agent {agent}"), now(), jwt::agent(&publish, &subscribe))
         .map_err(IdentityError::Sign)
 }
 

@@ -7,6 +7,7 @@ pub mod context;
 pub mod doorbell;
 pub mod identity;
 mod jwt;
+pub mod permissions;
 pub mod relay;
 pub mod server;
 pub mod topology;

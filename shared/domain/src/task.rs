@@ -194,6 +194,11 @@ pub enum TaskInput {
         instance: String,
         report: TaskReport,
     },
+    /// The host refuses an offer because it has had this attempt, or a later one, under another id: of a history that was
+    /// lost when a database was restored.
+    Known {
+        reason: String,
+    },
     /// Withdraw: abort, failure budget, or nobody answered the offer.
     Withdraw {
         reason: String,
@@ -234,6 +239,10 @@ pub enum Refusal {
     #[error("the same was recorded before")]
     Duplicate,
 }
+
+/// Why an offered task is unknown that its host has begun.
+const FOREIGN_GRANT: &str = "the host has begun this task, and no grant of it is recorded here: the database was restored from a \
+                             backup; look at the host, then override it";
 
 impl Task {
     /// The one transition function of dispatch. `Ok` is the state to store; `Err` says why nothing changes.
@@ -283,6 +292,12 @@ impl Task {
             (Offered, TaskInput::Reported { report, .. }) if report.outcome == ReportedOutcome::Fenced => {
                 t.settle(NotStarted, Some("fenced before it was granted".into()), now);
             }
+            // It runs, or has run, by a grant that nobody here remembers: a restored database. What it did counts as neither
+            // good nor not started; a person looks.
+            (Offered, TaskInput::Reported { .. } | TaskInput::Started { .. }) => {
+                t.settle(Unknown, Some(FOREIGN_GRANT.into()), now);
+            }
+            (Offered, TaskInput::Known { reason }) => t.settle(Unknown, Some(reason), now),
             (Granted | Unknown, TaskInput::Reported { instance, report }) if granted_to(&instance) => {
                 let (state, reason) = match report.outcome {
                     ReportedOutcome::Succeeded => (Succeeded, None),

@@ -82,6 +82,7 @@ pub struct Settings {
     pub source: Source,
     pub notifier: Notifier,
     pub telemetry: Telemetry,
+    pub retention: Retention,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -97,7 +98,10 @@ pub struct Database {
 #[serde(deny_unknown_fields, default)]
 pub struct Nats {
     pub urls: Vec<String>,
-    /// Credentials of the services account. Unset: connect without any (tests).
+    /// Certificates, where the servers speak TLS.
+    pub tls: NatsTls,
+    /// Credentials in the services account: of this service (`keys/api.creds` and so on), or of a process that runs them all
+    /// (`keys/services.creds`). Unset: connect without any (tests).
     pub services_creds: Option<PathBuf>,
     /// Credentials of the executor's connection into the agents account.
     pub agents_creds: Option<PathBuf>,
@@ -115,6 +119,18 @@ pub struct Nats {
     pub agent_urls: Vec<String>,
     /// Copies of each stream on a NATS cluster.
     pub replicas: usize,
+}
+
+/// TLS to NATS. All are PEM files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsTls {
+    /// The authority that signed the servers' certificates; agents are given it at enrolment. Named, it makes TLS a must. Unset: those
+    /// of the system, where a URL says `tls://`.
+    pub ca_file: Option<PathBuf>,
+    /// A certificate of our own and its key, for servers that ask for one. Both or none.
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -307,6 +323,37 @@ pub struct Telemetry {
     pub service_name: String,
 }
 
+/// For how many days things are kept that history does not need; 0: for ever. Deployments, events and the audit trail stay.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Logs of steps, after the end of their deployment.
+    pub logs_days: u32,
+    /// Messages that were sent or given up.
+    pub notifications_days: u32,
+    /// Incoming deliveries: the trigger log, and what tells a repeated delivery from a new one.
+    pub intake_days: u32,
+    /// `Idempotency-Key`s and their answers, and what was brought to calls of plugins.
+    pub idempotency_days: u32,
+    /// Tasks of probes, after the end of their deployment.
+    pub probe_tasks_days: u32,
+    /// What was last heard of revoked agents.
+    pub agents_days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention {
+            logs_days: 365,
+            notifications_days: 90,
+            intake_days: 30,
+            idempotency_days: 30,
+            probe_tasks_days: 30,
+            agents_days: 90,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -330,6 +377,7 @@ impl Default for Settings {
             source: Source::default(),
             notifier: Notifier::default(),
             telemetry: Telemetry::default(),
+            retention: Retention::default(),
         }
     }
 }
@@ -337,6 +385,7 @@ impl Default for Nats {
     fn default() -> Self {
         Nats {
             urls: vec!["nats://127.0.0.1:4222".into()],
+            tls: NatsTls::default(),
             services_creds: None,
             agents_creds: None,
             system_creds: None,
@@ -372,7 +421,8 @@ impl Default for Executor {
             pools: vec!["default".into()],
             lease_s: Seconds::new(15),
             suspect_s: Seconds::new(15),
-            disconnected_s: Seconds::new(30),
+            // Below the 30 s within which it has to be shown.
+            disconnected_s: Seconds::new(28),
             unknown_s: Seconds::new(90),
             offer_timeout_s: Seconds::new(60),
             resend_first_s: Seconds(Duration::from_millis(250)),
@@ -492,6 +542,18 @@ impl Settings {
         }
         if self.nats.urls.is_empty() {
             return bad("nats.urls", "must name at least one server");
+        }
+        let r = &self.retention;
+        let least = [("retention.logs_days", r.logs_days, 7), ("retention.notifications_days", r.notifications_days, 7),
+            ("retention.intake_days", r.intake_days, 7), ("retention.idempotency_days", r.idempotency_days, 1),
+            ("retention.probe_tasks_days", r.probe_tasks_days, 7), ("retention.agents_days", r.agents_days, 7)];
+        for (key, days, least) in least {
+            if days != 0 && days < least {
+                return bad(key, &format!("must be {least} or more, or 0 to keep it for ever"));
+            }
+        }
+        if self.nats.tls.cert_file.is_some() != self.nats.tls.key_file.is_some() {
+            return bad("nats.tls.cert_file", "a certificate needs its key: set `nats.tls.key_file` too, or neither");
         }
         if let Some(u) = &self.api.public_url
             && !(u.starts_with("http://") || u.starts_with("https://"))

@@ -285,7 +285,7 @@ impl Dispatch {
             return;
         }
         if self.known.contains(&offer.task) {
-            out.push(refuse(RefuseCode::Stale, "this task ended here long ago; its report is gone".into()));
+            out.push(refuse(RefuseCode::Known, "this task ended here long ago; its report is gone".into()));
             return;
         }
         let epoch = self.epochs.get(&offer.work).copied().unwrap_or(0);
@@ -309,7 +309,7 @@ impl Dispatch {
             let same = a.deployment == key.deployment && a.spec.step == key.step && a.spec.segment == key.segment;
             if same && a.attempt >= offer.attempt {
                 let detail = format!("attempt {} is known here, the offer is attempt {}", a.attempt, offer.attempt);
-                out.push(refuse(RefuseCode::Stale, detail));
+                out.push(refuse(RefuseCode::Known, detail));
                 return;
             }
             let older = same || (a.spec.project == place.0 && a.spec.environment == place.1 && a.fence < offer.fence);

@@ -71,6 +71,7 @@ impl Control {
             jwt: "unused".into(),
             executor_key: executor.public_key(),
             approval_key: approval.public_key(),
+            nats_ca: None,
         };
         let state = dir.path().join("state");
         windlass_agent::files::private_dir(&state).expect("state");

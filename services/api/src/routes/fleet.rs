@@ -163,6 +163,13 @@ pub(crate) async fn enroll(call: Call) -> Answer {
     };
     let (id, hash) = auth::parse("we", &g.token).ok_or_else(refused)?;
     // All that can fail is done before the token is used up.
+    let nats_ca = match &call.settings().nats.tls.ca_file {
+        None => None,
+        Some(path) => {
+            let wrong = |e: std::io::Error| Fail::Internal(format!("nats.tls.ca_file {}: {e}", path.display()));
+            Some(tokio::fs::read_to_string(path).await.map_err(wrong)?)
+        }
+    };
     let keys = call.settings().keys_dir();
     let fault = |e: identity::IdentityError| Fail::Internal(e.to_string());
     let account = identity::load_agents_account(&keys).map_err(fault)?;
@@ -206,7 +213,8 @@ pub(crate) async fn enroll(call: Call) -> Answer {
     }
     let n = &call.settings().nats;
     let nats_urls = if n.agent_urls.is_empty() { n.urls.clone() } else { n.agent_urls.clone() };
-    json(StatusCode::CREATED, &body::Enrolled { agent_id: agent.0, host, nats_urls, jwt, executor_key, approval_key })
+    let enrolled = body::Enrolled { agent_id: agent.0, host, nats_urls, jwt, executor_key, approval_key, nats_ca };
+    json(StatusCode::CREATED, &enrolled)
 }
 
 #[utoipa::path(post, path = "/api/v1/agents/{id}/revoke", tag = "hosts", params(("id" = Uuid, Path,)), responses((status = 204), (status = "default", body = body::Problem)))]
@@ -236,7 +244,7 @@ async fn cut_off(call: &Call, public_key: String) {
         return;
     }
     let pushed = match Identities::load_or_create(&keys) {
-        Ok(i) => i.revoke(&s.nats.urls, &[public_key]).await,
+        Ok(i) => i.revoke(&s.nats, &[public_key]).await,
         Err(e) => Err(e),
     };
     if let Err(error) = pushed {

@@ -134,6 +134,20 @@ fn hosts_that_cannot_be_started_count_as_failed() {
 }
 
 #[test]
+fn what_a_host_did_in_a_lost_history_is_unknown_and_no_later_report_settles_it() {
+    let known = Say::Refuse { code: RefuseCode::Known, detail: "attempt 1 is known here".into() };
+    for say in [known, Say::Started, report(ReportedOutcome::Succeeded), report(ReportedOutcome::Failed)] {
+        let (mut b, new) = board(1, 0, 0);
+        turn(&mut b, Desired::Run, vec![], new);
+        let h0 = id(&b, 0);
+        turn(&mut b, Desired::Run, vec![said(h0, say.clone())], vec![]);
+        assert_eq!(states(&b), [TaskState::Unknown], "{say:?}");
+        turn(&mut b, Desired::Run, vec![said(h0, report(ReportedOutcome::Succeeded))], vec![]);
+        assert_eq!(states(&b), [TaskState::Unknown], "nobody here granted it");
+    }
+}
+
+#[test]
 fn every_report_of_a_settled_task_is_acknowledged_again() {
     let (mut b, new) = board(1, 0, 0);
     turn(&mut b, Desired::Run, vec![], new);

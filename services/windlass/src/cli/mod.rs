@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Auditor(ServiceArgs),
     /// Prepare a scaled installation: keys, NATS configuration and credentials, database schema
     Init(InitArgs),
+    /// Tell a database that it was put back from a backup, before services are started on it: nothing goes on by itself
+    Restored(RestoredArgs),
 
     /// Save catalog documents: projects, environments, hosts, flows, policies, channels
     Apply(ApplyArgs),

@@ -94,7 +94,29 @@ pub(crate) struct InitArgs {
     /// Where the NATS server keeps its JetStream data; a cluster's node in a folder of its name beneath
     #[arg(long, default_value = "/data", value_name = "DIR")]
     pub(crate) nats_store: PathBuf,
+    /// Certificate of the NATS servers (PEM, as the servers' machines know the file); with it they speak TLS
+    #[arg(long, value_name = "FILE", requires = "nats_tls_key")]
+    pub(crate) nats_tls_cert: Option<PathBuf>,
+    /// The certificate's key
+    #[arg(long, value_name = "FILE", requires = "nats_tls_cert")]
+    pub(crate) nats_tls_key: Option<PathBuf>,
+    /// The authority that signed it; with it the nodes of a cluster speak TLS among themselves too
+    #[arg(long, value_name = "FILE", requires = "nats_tls_cert")]
+    pub(crate) nats_tls_ca: Option<PathBuf>,
     /// Also bring the schema of this database up to date
     #[arg(long, env = "WINDLASS__DATABASE__URL", value_name = "URL", hide_env_values = true)]
     pub(crate) database: Option<String>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct RestoredArgs {
+    /// Settings file (TOML); WINDLASS_ variables win over it
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// State directory, where no settings name one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Which backup it was; shown in the audit trail
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(crate) backup: String,
 }

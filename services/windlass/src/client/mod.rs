@@ -101,6 +101,7 @@ pub(crate) async fn run(command: Command, connection: &Connection) -> Result<(),
         Command::Up(_)
         | Command::Down(_)
         | Command::Init(_)
+        | Command::Restored(_)
         | Command::Api(_)
         | Command::Scheduler(_)
         | Command::Executor(_)

@@ -166,7 +166,7 @@ async fn strangers_are_refused_and_a_revoked_agent_is_cut_off_for_good() {
 
     let (_kept, mut told_a) = site.agent(a, &key_a).await.expect("connects");
     let (client_b, mut told_b) = site.agent(b, &key_b).await.expect("connects");
-    site.ids.revoke(std::slice::from_ref(&site.url), &[key_a.public_key()]).await.expect("revokes");
+    site.ids.revoke(&site.settings().nats, &[key_a.public_key()]).await.expect("revokes");
     let heard = tokio::time::timeout(SOON, told_a.recv()).await.expect("cut off").expect("told");
     assert!(!heard.is_empty());
     // JWTs are dated in whole seconds; one from before the revocation stays void for ever.

@@ -3,6 +3,8 @@
 mod consuming;
 mod embedded;
 mod identities;
+mod permissions;
 mod reconciling;
 mod relaying;
 mod support;
+mod tls;

@@ -114,4 +114,8 @@ pub struct Enrolled {
     pub executor_key: String,
     /// Public key that signs approvals.
     pub approval_key: String,
+    /// Certificates (PEM) of the authority that signed those of the NATS servers; absent: NATS speaks no TLS, or one that the system
+    /// knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats_ca: Option<String>,
 }

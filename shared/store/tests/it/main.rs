@@ -3,6 +3,7 @@
 mod facade;
 mod marks;
 mod pins;
+mod retention;
 mod rows;
 mod schema;
 mod statements;
