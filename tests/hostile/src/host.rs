@@ -137,9 +137,9 @@ fn inside(dir: &Path, depth: usize, bytes: &mut u64, files: &mut u64) {
         *files += 1;
         if meta.is_symlink() {
             let target = fs::read_link(&e).expect("a link");
-            let up = target.components().filter(|c| *c == Component::ParentDir).count();
-            let down_first =
-                target.components().skip_while(|c| *c == Component::ParentDir).any(|c| c == Component::ParentDir);
+            let parts: Vec<Component<'_>> = target.components().filter(|c| *c != Component::CurDir).collect();
+            let up = parts.iter().take_while(|c| **c == Component::ParentDir).count();
+            let down_first = parts[up..].contains(&Component::ParentDir);
             assert!(
                 target.is_relative() && up <= depth && !down_first,
                 "{} leads to {}",

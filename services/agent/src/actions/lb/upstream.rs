@@ -61,6 +61,8 @@ pub(super) struct Upstream<'a> {
     text: &'a str,
     /// As the file writes it.
     pub(super) address: String,
+    /// The ways the file may write it: nginx takes `a` and `a:80` for the same server.
+    names: Vec<String>,
     /// All of the member's lines say so.
     pub(super) down: bool,
     /// Members that are not down, without this one; a backup is no member to count on.
@@ -73,6 +75,7 @@ impl<'a> Upstream<'a> {
     /// `port` is that of the members where `member` has none.
     pub(super) fn parse(text: &'a str, member: &str, port: Option<u16>) -> Result<Upstream<'a>, String> {
         let with_port = port.map(|p| format!("{member}:{p}"));
+        let is_it = |a: &str| a == member || with_port.as_deref() == Some(a);
         let mut address = None;
         let mut down = true;
         // By address, because one file may hold several upstreams of the same servers.
@@ -82,7 +85,7 @@ impl<'a> Upstream<'a> {
                 format!("line {n} is not of the form `server <address> ...;` alone on its line: {:?}", line.trim())
             })?;
             let Some(l) = read else { continue };
-            if l.address == member || with_port.as_deref() == Some(l.address) {
+            if is_it(l.address) {
                 address = Some(l.address);
                 down &= l.down;
             }
@@ -103,8 +106,10 @@ impl<'a> Upstream<'a> {
             text,
             address: address.to_owned(),
             down,
-            others_up: count(up.iter().filter(|(a, up)| **up && **a != address).count()),
-            members: count(up.len()),
+            others_up: count(up.iter().filter(|(a, up)| **up && !is_it(a)).count()),
+            // The member's own lines are one member, unless all of them are backups.
+            members: count(up.keys().filter(|a| !is_it(a)).count() + usize::from(up.keys().any(|a| is_it(a)))),
+            names: [Some(member.to_owned()), with_port.clone()].into_iter().flatten().collect(),
         })
     }
 
@@ -113,7 +118,9 @@ impl<'a> Upstream<'a> {
         let mut out = String::with_capacity(self.text.len() + 8);
         for line in self.text.split_inclusive('\n') {
             match read(line.trim_end_matches(['\n', '\r'])) {
-                Ok(Some(l)) if l.address == self.address && l.down != down => out += &turned(line, &l, down),
+                Ok(Some(l)) if self.names.iter().any(|n| n == l.address) && l.down != down => {
+                    out += &turned(line, &l, down)
+                }
                 _ => out += line,
             }
         }
@@ -143,6 +150,16 @@ mod tests {
         assert_eq!(ill.with(false), FILE.replace("\tweight=3 down max_fails=0 ;", "\tweight=3 max_fails=0;"));
         let last = Upstream::parse(FILE, "10.0.0.3:80", None).expect("there").with(true);
         assert_eq!(last, FILE.replace("10.0.0.3:80;#last", "10.0.0.3:80 down;#last"));
+    }
+
+    #[test]
+    fn a_member_written_with_and_without_its_port_is_one() {
+        let file = "upstream x {\n server a:80;\n server b;\n}\nupstream y {\n server a;\n}\n";
+        let u = Upstream::parse(file, "a", Some(80)).expect("there");
+        assert_eq!((u.down, u.others_up, u.members), (false, 1, 2));
+        let off = u.with(true);
+        assert_eq!(off, file.replace("a:80;", "a:80 down;").replace(" a;", " a down;"));
+        assert!(Upstream::parse(&off, "a", Some(80)).expect("there").down);
     }
 
     #[test]
