@@ -48,6 +48,14 @@ def descendants(pid):
     return found
 
 
+class Refused(RuntimeError):
+    """An answer that is no 2xx."""
+
+    def __init__(self, text, status):
+        super().__init__(text)
+        self.status = status
+
+
 class Fleet:
     def __init__(self, bin_dir, nats, state, n, port, nats_port, agent_ports=20000, **settings):
         """`settings`: what differs from the defaults, as `api__rate_per_s=1e6`."""
@@ -107,7 +115,7 @@ class Fleet:
                     raise
         at = time.time()
         if answer.status >= 300:
-            raise RuntimeError(f"{method} {path}: {answer.status} {text[:500].decode(errors='replace')}")
+            raise Refused(f"{method} {path}: {answer.status} {text[:500].decode(errors='replace')}", answer.status)
         return (json.loads(text) if text else None), at
 
     def apply(self, yaml):
@@ -143,7 +151,14 @@ class Fleet:
         """The deployment once it is in one of the states."""
         until = time.time() + within
         while True:
-            d, _ = self.call("GET", f"/deployments/{id_}")
+            try:
+                d, _ = self.call("GET", f"/deployments/{id_}")
+            except Refused as e:
+                # Accepted and not decided yet.
+                if e.status != 404 or time.time() > until:
+                    raise
+                time.sleep(pause)
+                continue
             if d["state"] in wanted:
                 return d
             if d["ended_at"] or time.time() > until:

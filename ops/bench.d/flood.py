@@ -33,7 +33,7 @@ kind: flow
 project: bench
 flow: loud
 inputs:
-  bytes: { type: text }
+  bytes: { type: string }
 on_failure: stop
 steps:
   - id: rollout
