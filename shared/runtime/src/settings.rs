@@ -544,9 +544,14 @@ impl Settings {
             return bad("nats.urls", "must name at least one server");
         }
         let r = &self.retention;
-        let least = [("retention.logs_days", r.logs_days, 7), ("retention.notifications_days", r.notifications_days, 7),
-            ("retention.intake_days", r.intake_days, 7), ("retention.idempotency_days", r.idempotency_days, 1),
-            ("retention.probe_tasks_days", r.probe_tasks_days, 7), ("retention.agents_days", r.agents_days, 7)];
+        let least = [
+            ("retention.logs_days", r.logs_days, 7),
+            ("retention.notifications_days", r.notifications_days, 7),
+            ("retention.intake_days", r.intake_days, 7),
+            ("retention.idempotency_days", r.idempotency_days, 1),
+            ("retention.probe_tasks_days", r.probe_tasks_days, 7),
+            ("retention.agents_days", r.agents_days, 7),
+        ];
         for (key, days, least) in least {
             if days != 0 && days < least {
                 return bad(key, &format!("must be {least} or more, or 0 to keep it for ever"));
