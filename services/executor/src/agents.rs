@@ -2,6 +2,7 @@
 //! until shown otherwise: the sender is who the subject and the signature say, never who the body says.
 
 use crate::{
+    allowance::Kind,
     directory::{NotBelieved, QUARANTINE, REFRESH},
     dispatch::Say,
     hello,
@@ -36,18 +37,29 @@ const MAX_NONCE: usize = 128;
 const MAX_RELEASE: usize = 255;
 /// Another executor may have written down another release meanwhile.
 const RELEASE_FRESH: Duration = Duration::from_secs(300);
+/// A release that changes faster is written down later.
+const RELEASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Which release each agent said it has, and when that was written down.
 type Releases = HashMap<AgentId, (String, Instant)>;
 /// Outputs of one step. Agents allow 64 KiB.
 const MAX_OUTPUTS: usize = 192 * 1024;
 
-/// Opens a message and counts what is not believed.
-async fn open(shared: &Shared, message: &Message) -> Option<Up> {
-    let opened = match subjects::agent_of(&message.subject) {
+/// Opens a message and counts what is not believed, or comes from who has said too much.
+async fn open(shared: &Shared, message: &Message, kind: Kind) -> Option<Up> {
+    let from = subjects::agent_of(&message.subject);
+    let payer = from.filter(|a| shared.directory.knows(*a));
+    let bytes = message.payload.len() as f64;
+    let paid = shared.allowances.take(payer, kind, 1.0)
+        && (kind != Kind::Logs || shared.allowances.take(payer, Kind::LogBytes, bytes));
+    if !paid {
+        shared.metrics.refused.with_label_values(&["too_much"]).inc();
+        return None;
+    }
+    let opened = match from {
         None => Err(NotBelieved::Subject),
         Some(agent) => {
-            if !shared.directory.knows(agent) {
+            if payer.is_none() {
                 // Enrolled a moment ago, perhaps.
                 shared.directory.refresh_on_demand(&shared.ctx.store).await;
             }
@@ -68,7 +80,7 @@ async fn open(shared: &Shared, message: &Message) -> Option<Up> {
 pub(crate) async fn tasks(shared: Arc<Shared>, mut from: Subscription) {
     let mut doubts = Doubts::default();
     while let Some(message) = from.next().await {
-        let Some(up) = open(&shared, &message).await else { continue };
+        let Some(up) = open(&shared, &message, Kind::Tasks).await else { continue };
         if !accepted(&shared, &mut doubts, &up).await {
             continue;
         }
@@ -88,7 +100,7 @@ pub(crate) async fn tasks(shared: Arc<Shared>, mut from: Subscription) {
             }
             Delivery::Full => shared.metrics.refused.with_label_values(&["full"]).inc(),
             Delivery::Foreign => {
-                if let Some(report) = report {
+                if let Some(report) = report.filter(|_| shared.allowances.take(Some(agent), Kind::Late, 1.0)) {
                     // Full is fine: it comes again.
                     let _ = shared.late.try_send(LateResult { agent, instance, task, report });
                 }
@@ -103,12 +115,18 @@ pub(crate) async fn hellos(shared: Arc<Shared>, mut from: Subscription) {
     let mut regressed = HashMap::new();
     let mut releases: Releases = HashMap::new();
     while let Some(message) = from.next().await {
-        let Some(up) = open(&shared, &message).await else { continue };
+        let Some(up) = open(&shared, &message, Kind::Hello).await else { continue };
         match up.body {
             UpBody::Hello(h) => {
+                // What it lists is looked up in one transaction, which holds up whoever else writes.
+                if !shared.allowances.take(Some(up.agent), Kind::Settle, 1.0 + h.open.len() as f64) {
+                    shared.metrics.refused.with_label_values(&["too_much"]).inc();
+                    continue;
+                }
                 shared.metrics.frames.with_label_values(&["hello"]).inc();
                 if let Err(error) = hello::take(&shared, &mut regressed, up.agent, up.instance, h).await {
                     // The agent says it again.
+                    shared.allowances.untold(up.agent);
                     tracing::warn!(agent = %up.agent, error = &error as &dyn std::error::Error, "HELLO not taken");
                 }
             }
@@ -133,7 +151,9 @@ pub(crate) async fn hellos(shared: Arc<Shared>, mut from: Subscription) {
 /// Writes down which release a host has now, when it is another than before: plans and drift compare with it.
 async fn remember(shared: &Shared, releases: &mut Releases, agent: AgentId, instance: &str, current: String) {
     let current = tidy(cut(current, MAX_RELEASE));
-    if releases.get(&agent).is_some_and(|(known, at)| *known == current && at.elapsed() < RELEASE_FRESH) {
+    let told = releases.get(&agent);
+    if told.is_some_and(|(known, at)| *known == current && at.elapsed() < RELEASE_FRESH || at.elapsed() < RELEASE_PAUSE)
+    {
         return;
     }
     let stored = async {
@@ -154,7 +174,7 @@ async fn remember(shared: &Shared, releases: &mut Releases, agent: AgentId, inst
 pub(crate) async fn logs(shared: Arc<Shared>, mut from: Subscription) {
     let mut doubts = Doubts::default();
     while let Some(message) = from.next().await {
-        let Some(up) = open(&shared, &message).await else { continue };
+        let Some(up) = open(&shared, &message, Kind::Logs).await else { continue };
         if !accepted(&shared, &mut doubts, &up).await {
             continue;
         }
@@ -297,6 +317,7 @@ pub(crate) async fn housekeeping(shared: Arc<Shared>) {
                 tx.commit().await?;
             }
             shared.directory.refresh(&shared.ctx.store).await?;
+            shared.allowances.keep(|a| shared.directory.knows(a));
             let mut tx = shared.ctx.store.read().await?;
             windlass_store::tasks::count_by_state(&mut tx).await
         };

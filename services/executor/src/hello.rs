@@ -7,6 +7,7 @@
 
 use crate::{
     agents::cut,
+    allowance::{Kind, Tell},
     directory::QUARANTINE,
     shared::{Shared, Signal, agent_event},
 };
@@ -86,6 +87,12 @@ pub(crate) async fn take(
         return Ok(());
     }
     regressed.remove(&agent);
+    if verdict == Verdict::Replaces && !shared.allowances.take(Some(agent), Kind::Replace, 1.0) {
+        // Each is a record for ever. A machine that is really installed anew says it again.
+        shared.metrics.refused.with_label_values(&["too_much"]).inc();
+        tracing::warn!(%agent, host, "an agent's journal changes all the time; its HELLO waits");
+        return Ok(());
+    }
     let payload = |reason: &str| serde_json::json!({ "host": host, "instance": instance, "reason": reason });
     let mut stored_instance = instance.clone();
     match verdict {
@@ -199,18 +206,43 @@ async fn settle(
             Some(_) => {}
             None => {
                 // The database was restored, or somebody forged a task: nothing here ever granted it.
-                let payload = serde_json::json!({
-                    "host": host, "task": task, "state": state,
-                    "reason": "the agent holds a task the database does not know; it is told to stop it. \
-                               If the database was restored from a backup, check the host by hand",
-                });
-                events::append(tx, agent_event(agent, "agent.orphan", Severity::Alert, payload)).await?;
+                let reason = "the agent holds a task the database does not know; it is told to stop it. \
+                              If the database was restored from a backup, check the host by hand";
+                orphan(
+                    tx,
+                    shared,
+                    agent,
+                    task,
+                    serde_json::json!({ "host": host, "task": task, "state": state, "reason": reason }),
+                )
+                .await?;
                 fences.push((task, WorkId(uuid::Uuid::nil()), 0));
             }
         }
     }
     shared.metrics.frames.with_label_values(&["hello_settled"]).inc();
     Ok((fences, nudges))
+}
+
+/// Records a task that nobody granted: once, and only so many of one agent an hour, because an agent can make them up.
+pub(crate) async fn orphan(
+    tx: &mut Tx,
+    shared: &Shared,
+    agent: AgentId,
+    task: TaskId,
+    mut payload: serde_json::Value,
+) -> Result<(), Error> {
+    match shared.allowances.orphan(agent, task) {
+        Tell::No => return Ok(()),
+        Tell::Yes => {}
+        Tell::More => {
+            payload["reason"] =
+                "the agent speaks of more tasks the database does not know; those of the next hour are not \
+                                 recorded one by one. Check the host by hand"
+                    .into();
+        }
+    }
+    events::append(tx, agent_event(agent, "agent.orphan", Severity::Alert, payload)).await.map(drop)
 }
 
 /// Whether an open task of the database is to be fenced, given how the agent lists it.

@@ -5,8 +5,9 @@
 
 use crate::{
     dispatch::{self, Draft, SERVICE},
+    hello,
     plans::PlanView,
-    shared::{LateResult, Shared, Signal, agent_event, work_event},
+    shared::{LateResult, Shared, Signal, work_event},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,6 +56,7 @@ pub(crate) async fn results(shared: Arc<Shared>, mut from: mpsc::Receiver<LateRe
             Ok(Late::NoTask) => match orphan(&shared, r.agent, r.task, outcome).await {
                 Ok(()) => true,
                 Err(error) => {
+                    shared.allowances.untold(r.agent);
                     tracing::warn!(error = &error as &dyn std::error::Error, "an orphan result could not be recorded");
                     false
                 }
@@ -86,7 +88,7 @@ async fn orphan(
                    the host by hand",
     });
     let mut tx = shared.ctx.store.write().await?;
-    events::append(&mut tx, agent_event(agent, "agent.orphan", Severity::Alert, payload)).await?;
+    hello::orphan(&mut tx, shared, agent, task, payload).await?;
     tx.commit().await
 }
 

@@ -2,6 +2,7 @@
 //! itself. All it knows is in the database; a process that dies is followed by any other.
 
 mod agents;
+mod allowance;
 mod ansible;
 mod central;
 mod claims;
@@ -28,6 +29,7 @@ mod wave;
 pub use error::Error;
 pub use ssh::{ScanError, scan};
 
+use allowance::Allowances;
 use directory::Directory;
 use logs::Logs;
 use metrics::Metrics;
@@ -56,6 +58,7 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
         agents: agents_bus.clone(),
         key,
         directory: Directory::default(),
+        allowances: Allowances::default(),
         router: Router::default(),
         plans: Plans::default(),
         vault: windlass_runtime::Vault::new(&settings.vault)?,

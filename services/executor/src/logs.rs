@@ -5,6 +5,7 @@
 
 use crate::{plans::PlanView, shared::Shared};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use chrono::{TimeDelta, Utc};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,6 +17,7 @@ use windlass_contracts::{
     subjects,
 };
 use windlass_domain::{
+    Timestamp,
     ids::{AgentId, DeploymentId, TaskId},
     work::WorkSpec,
 };
@@ -34,6 +36,8 @@ const WINDOW: u64 = 1024 * 1024;
 pub(crate) const CAP: u64 = 72 * 1024 * 1024;
 /// Another executor's task is left to it for this long.
 const STEP_IN: Duration = Duration::from_secs(3);
+/// Clocks of hosts may differ; what is further off than this is no time at all, and not every database can hold it.
+const CLOCK: TimeDelta = TimeDelta::days(366);
 const REMEMBERED: usize = 20_000;
 
 #[derive(Debug)]
@@ -222,6 +226,12 @@ impl Writer {
     }
 }
 
+/// The time a host gives, or ours when that cannot be.
+fn believable(at: Timestamp) -> Timestamp {
+    let now = Utc::now();
+    if (now - at).abs() <= CLOCK { at } else { now }
+}
+
 /// Ids of the steps of a host's task, by index; empty when the plan has no such task.
 pub(crate) fn step_names(view: &PlanView, step: &str, segment: u32, host: &str) -> Arc<Vec<String>> {
     Arc::new(
@@ -264,7 +274,7 @@ impl Take for Position {
             host: meta.host.clone(),
             step,
             stream: stream.into(),
-            at: frame.at,
+            at: believable(frame.at),
             data,
         };
         to.push(if self.bytes > cap {

@@ -126,6 +126,12 @@ impl Plans {
         let approvals = tasks::approvals(&mut tx, deployment, digest).await?;
         drop(tx);
         let view = match PlanView::new(plan, approvals) {
+            // What people approved is a digest; what stands under it must be what it was made of.
+            Ok(v) if v.tree.digest().digest != digest => {
+                let reason =
+                    format!("it was changed after it was stored: {digest} has become {}", v.tree.digest().digest);
+                return Ok(Err(PlanProblem::Unusable { reason }));
+            }
             Ok(v) => Arc::new(v),
             Err(e) => return Ok(Err(e)),
         };

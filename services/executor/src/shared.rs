@@ -1,6 +1,7 @@
 //! What all parts of the executor share: the context, the agents' connection, and who drives which task.
 
 use crate::{
+    allowance::Allowances,
     directory::Directory,
     dispatch::{Draft, Say},
     logs::Logs,
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) agents: Bus,
     pub(crate) key: KeyPair,
     pub(crate) directory: Directory,
+    /// How much each agent may still say.
+    pub(crate) allowances: Allowances,
     pub(crate) router: Router,
     pub(crate) plans: Plans,
     pub(crate) logs: Logs,
