@@ -10,7 +10,7 @@ use windlass_domain::{flow, work};
 
 /// Seeds that once showed a fault, and for each safeguard one that shows its absence.
 const KEPT: &str = include_str!("kept");
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 200;
 /// Within so many seeds the absence of a safeguard shows.
 const ENOUGH: u64 = 300;
 
