@@ -25,7 +25,8 @@ static INNER: LazyLock<Flow> = LazyLock::new(|| {
 });
 
 fn in_text(place: Option<Place>, source: &str) -> bool {
-    let lines = source.lines().count() + 1;
+    // YAML ends lines with CR alone, too.
+    let lines = source.matches(['\n', '\r']).count() + 1;
     place.is_none_or(|at| at.line > 0 && at.column > 0 && at.line as usize <= lines)
 }
 
