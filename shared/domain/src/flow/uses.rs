@@ -208,7 +208,7 @@ mod tests {
         let text = "\n\nflow: web\nsteps:\n  - { id: s, uses: flow/smoke }\n";
         let find = |_: &str| parse(USED).ok();
         let found = check(text.trim(), Some(Place { line: 3, column: 1 }), &parse(text).expect("good"), &find);
-        assert_eq!(found[0].place, Some(Place { line: 5, column: 19 }), "in the whole text");
+        assert_eq!(found[0].place, Some(Place { line: 5, column: 20 }), "in the whole text");
         let all = told("    with: { trise: 4, loud: 1 }\n");
         assert_eq!(all.len(), 3, "everything at once: {all:#?}");
     }

@@ -10,7 +10,7 @@ use crate::{
         Call, Flow, HostStep, OnFailure,
         actions::{self, Action},
     },
-    ids::{ArtifactId, ReleaseId},
+    ids::ReleaseId,
     release::{Release, RollbackMode},
     selector::Selector,
     task::TaskStep,
@@ -75,7 +75,7 @@ pub fn build(input: BuildInput<'_>) -> Result<Plan, PlanError> {
         url: a.url.clone(),
         digest: a.digest.clone(),
         size: a.size,
-        dir: if a.id == ArtifactId::NONE { String::new() } else { a.release_dir(&input.environment.name) },
+        dir: if a.digest.is_empty() { String::new() } else { a.release_dir(&input.environment.name) },
         built_at: a.built_at,
     };
     let mut plan = Plan {
