@@ -4,13 +4,13 @@
 mod simulation;
 
 use simulation::{Run, coverage::Coverage, plants::Plant, run};
-// The generator of random graphs knows these by the names they have in this crate.
 use std::{
     io::Write,
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering},
     time::Instant,
 };
+// The generator of random graphs knows these by the names they have in this crate.
 use windlass_domain::{flow, work};
 
 struct Asked {
