@@ -1,6 +1,7 @@
 //! The auditor on both databases: complete under load, crashes and rivals; loud about what was tampered with.
 
 mod service;
+mod sweep;
 mod tamper;
 
 use std::{path::Path, sync::Arc, time::Duration};

@@ -18,7 +18,7 @@ async fn statement(store: &Store, text: &'static str, values: Vec<Value>) -> u64
     n
 }
 
-async fn run_until_signed(a: Auditor, size: u64) {
+pub(crate) async fn run_until_signed(a: Auditor, size: u64) {
     let (store, stop) = (a.store.clone(), a.shutdown.clone());
     let task = tokio::spawn(async move { a.run().await });
     signed(&store, size).await;
