@@ -1,6 +1,7 @@
 //! End to end, on real servers: the journeys, crashes, races, bad input, and the rules of the house that run as tests.
 
 mod audit;
+mod broker;
 mod browser;
 mod bundle;
 mod crash;
@@ -17,6 +18,7 @@ mod plugins;
 mod probes;
 mod race;
 mod reopen;
+mod rogue;
 mod rollout;
 mod secrets;
 mod ssh;
