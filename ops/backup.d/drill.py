@@ -233,7 +233,7 @@ steps:
         self.hold.unlink()
         self.say("a person resumes 2.0.0: its hosts have done it already, and say so")
         self.call("POST", f"/deployments/{two}/resume", {})
-        unknown = self.until(lambda: [w for w in self.deployment(two)["waiting_on"] if w["on"] == "unknown"], 60,
+        unknown = self.until(lambda: [w for w in self.deployment(two)["waiting_on"] if w["on"] == "unknown"], 120,
                              "hosts that did it before are not called unknown")
         self.check(set(unknown[0]["data"]["hosts"]) == set(HOSTS[1:]), f"unknown, for a person to look at: {unknown[0]['data']['hosts']}")
         first = self.hosts_of(two)[HOSTS[0]]

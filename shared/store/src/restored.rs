@@ -14,7 +14,7 @@ use windlass_domain::{
 /// Far more epochs and fences than the lost time can have used: what this database says is newer than what a host has seen.
 const LEAP: i64 = 1_000_000;
 /// Executors leave the works alone for this long, so that the schedulers can pause the releases first.
-const QUIET: chrono::Duration = chrono::Duration::seconds(60);
+const QUIET: chrono::Duration = chrono::Duration::seconds(15);
 const ACTOR: &str = "service:restore";
 const REASON: &str = "the database was restored from a backup; look at each host before it goes on";
 

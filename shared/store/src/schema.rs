@@ -5,7 +5,13 @@
 //! takes away what an older program needs raises that number in the same migration.
 
 use crate::Error;
-use sqlx::{PgPool, SqlitePool, migrate::Migrator};
+use sqlx::{
+    PgPool, SqlitePool,
+    migrate::{MigrateError, Migrator},
+};
+
+/// How often a migration is tried that deadlocks with what runs; each try lasts at least PostgreSQL's `deadlock_timeout` (1 s).
+const TRIES: u32 = 20;
 
 /// `version`, whether it went through, and the checksum of its text.
 type Applied = (i64, bool, Vec<u8>);
@@ -41,10 +47,22 @@ pub(crate) async fn migrate_postgres(pool: &PgPool) -> Result<(), Error> {
         if !may {
             return Err(Error::SchemaBehind { missing });
         }
-        wanted.set_ignore_missing(true).run(pool).await.map_err(Error::Migrate)?;
+        wanted.set_ignore_missing(true);
+        // A migration locks tables that running services use; PostgreSQL may end it to break a circle, and takes all of it back.
+        let mut tries = 1;
+        while let Err(e) = wanted.run(pool).await {
+            if tries >= TRIES || !is_deadlock(&e) {
+                return Err(Error::Migrate(e));
+            }
+            tries += 1;
+        }
     }
     let (least,): (i64,) = sqlx::query_as("SELECT least FROM schema_floor").fetch_one(pool).await?;
     fits(least, newest_known())
+}
+
+fn is_deadlock(e: &MigrateError) -> bool {
+    matches!(e, MigrateError::ExecuteMigration(sqlx::Error::Database(e), _) if e.code().as_deref() == Some("40P01"))
 }
 
 /// The numbers of migrations that have yet to run, ran in vain, or ran with another text.
