@@ -6,6 +6,7 @@ mod fleet;
 mod held;
 mod hooks;
 mod hostile;
+mod injection;
 mod matrix;
 mod ordered;
 mod plans;
