@@ -60,6 +60,11 @@ impl Log {
         // A credit of nothing whose end was lost would be for ever: one frame asks again.
         while flying < self.window || (late && self.sent == 0) {
             let Some(f) = self.waiting.get(self.sent) else { break };
+            if self.sent == 0 {
+                // The first under way: pauses begin anew.
+                self.pause = RETRY;
+                self.again_at = now + RETRY;
+            }
             flying += size(f);
             out.push(f.clone());
             self.sent += 1;

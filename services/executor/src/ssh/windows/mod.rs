@@ -7,6 +7,8 @@ mod journal;
 mod log;
 mod near;
 #[cfg(test)]
+mod near_tests;
+#[cfg(test)]
 mod tests;
 mod wire;
 
