@@ -175,3 +175,63 @@ fn alerts_and_dashboard_read_metrics_that_exist_and_every_alert_has_its_page() {
         assert!(alerts.contains(&format!("ops/docs/runbook.md#{}\"", name.to_lowercase())), "{name} names no section");
     }
 }
+
+/// `deny.toml` says why a package is there in more than one version.
+#[test]
+fn each_second_version_of_a_package_has_a_reason() {
+    let root = workspace();
+    let lock = std::fs::read_to_string(root.join("Cargo.lock")).expect("lock file");
+    let deny = std::fs::read_to_string(root.join("deny.toml")).expect("deny.toml");
+    let value = |line: &str, key: &str| {
+        let rest = line.split_once(&format!("{key} = \""))?.1;
+        Some(rest.split_once('"')?.0.to_owned())
+    };
+    let mut there: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in lock.split("[[package]]").skip(1) {
+        let of = |key: &str| package.lines().find_map(|l| l.starts_with(key).then(|| value(l, key)).flatten());
+        there.entry(of("name").expect("name")).or_default().insert(of("version").expect("version"));
+    }
+    let mut skipped: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in deny.lines().filter(|l| l.contains("reason = ")) {
+        let (package, reason) = (value(line, "crate").expect("crate"), value(line, "reason").expect("reason"));
+        let (name, version) = package.split_once('@').expect("name@version");
+        assert!(reason.len() > 10, "{package}: {reason}");
+        assert!(there.get(name).is_some_and(|v| v.contains(version) && v.len() > 1), "{package} is not there twice");
+        skipped.entry(name.into()).or_default().insert(version.into());
+    }
+    for (name, versions) in there.iter().filter(|(_, v)| v.len() > 1) {
+        let without = versions.len() - skipped.get(name).map_or(0, BTreeSet::len);
+        assert_eq!(without, 1, "{name} is there as {versions:?}: say why in deny.toml, or mend it");
+    }
+}
+
+/// Every alert has its page in the runbook, and every metric that rules and dashboards ask for is one that the code has.
+#[test]
+fn alerts_have_a_runbook_and_metrics_exist() {
+    let root = workspace();
+    let read = |p: &str| std::fs::read_to_string(root.join(p)).expect("readable");
+    let (alerts, board, runbook) =
+        (read("ops/observe/alerts.yaml"), read("ops/observe/dashboard.json"), read("ops/docs/runbook.md"));
+    let names: Vec<&str> = alerts.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() >= 12);
+    for name in &names {
+        assert!(runbook.lines().any(|l| l == format!("## {name}")), "{name} has no section in runbook.md");
+        let link = format!("ops/docs/runbook.md#{}", name.to_lowercase());
+        assert!(alerts.contains(&link), "{name} does not name its section");
+    }
+    for title in runbook.lines().filter_map(|l| l.strip_prefix("## Windlass")) {
+        assert!(names.contains(&format!("Windlass{title}").as_str()), "no alert is called Windlass{title}");
+    }
+    let code: String = sources(&[".rs"]).into_iter().filter(|(p, _)| !p.contains("tests")).map(|(_, t)| t).collect();
+    let whole = format!("{alerts}{board}");
+    let mut asked: BTreeSet<&str> = BTreeSet::new();
+    for (at, _) in whole.match_indices("windlass_") {
+        let rest = &whole[at..];
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        asked.insert(rest[..end].trim_end_matches("_bucket"));
+    }
+    assert!(asked.len() >= 15, "{asked:?}");
+    for metric in asked {
+        assert!(code.contains(&format!("\"{metric}\"")), "nothing measures {metric}");
+    }
+}

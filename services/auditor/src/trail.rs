@@ -19,6 +19,7 @@ use windlass_domain::{
     ids::EventId,
     merkle::{Frontier, leaf_hash},
 };
+use windlass_runtime::telemetry;
 use windlass_store::{
     Store, Tx,
     audit::{self, Edge, StoredCheckpoint},
@@ -211,6 +212,10 @@ impl Trail {
         let leaves = tree.size() - self.tree.size();
         self.tree = tree;
         for e in take {
+            if e.trace.is_some() {
+                // A batch holds events of many traces; each of them shows that its event has a leaf.
+                drop(telemetry::span_with_parent(tracing::info_span!("leaf", event = %e.id), e.trace.as_deref()));
+            }
             let last = self.last.entry(stream(e)).or_insert(0);
             *last = e.agg_seq.max(*last);
         }

@@ -14,6 +14,7 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderName, HeaderValue},
 };
 use std::{collections::BTreeMap, time::Duration};
+use tracing::Instrument;
 use uuid::Uuid;
 use windlass_domain::{
     Timestamp,
@@ -21,7 +22,10 @@ use windlass_domain::{
     event::{Aggregate, NewEvent, Severity},
     ids::{EventId, NotificationId},
 };
-use windlass_runtime::outbound::{OutboundError, Request};
+use windlass_runtime::{
+    outbound::{OutboundError, Request},
+    telemetry,
+};
 use windlass_store::{
     Error as StoreError, Tx, events,
     notifications::{self, Notification, Settled},
@@ -179,13 +183,18 @@ impl Notifier {
     ) -> Result<(), StoreError> {
         let provider = &channel.provider;
         let message = self.message(n, channel).await?;
+        let trace = message.as_ref().and_then(|m| m.trace.as_deref());
+        let span = telemetry::span_with_parent(
+            tracing::info_span!("deliver", notification = %n.id, channel = channel.name),
+            trace,
+        );
         let verdict = match &message {
             None => Verdict::permanent("the stored message cannot be read by this version"),
             Some(message) => {
                 let d = Delivery { key: n.id, message, secrets, now: chrono::Utc::now() };
                 match providers::job(provider, &d) {
                     Err(reason) => Verdict::permanent(reason),
-                    Ok(job) => self.attempt(provider, job).await,
+                    Ok(job) => self.attempt(provider, job).instrument(span).await,
                 }
             }
         };
