@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 use windlass_domain::{access::Actor, ids::TokenId};
-use windlass_store::{Tx, people, tokens};
+use windlass_store::{Tx, tokens};
 
 /// A token just made.
 #[derive(Debug)]
@@ -72,13 +72,11 @@ pub(crate) async fn authenticate(tx: &mut Tx, header: Option<&str>) -> Result<Wh
 
 /// The token's rights as they are now; `None` when it no longer works.
 pub(crate) async fn of_token(tx: &mut Tx, id: TokenId, hash: Option<&[u8]>) -> Result<Option<Who>, Fail> {
-    let Some(t) = tokens::get(tx, id).await? else { return Ok(None) };
+    let Some((t, p, grants)) = tokens::of_person(tx, id).await? else { return Ok(None) };
     let alive = t.revoked_at.is_none() && t.expires_at.is_none_or(|e| e > Utc::now());
-    if !alive || hash.is_some_and(|h| !same(h, &t.hash)) {
+    if !alive || p.disabled || hash.is_some_and(|h| !same(h, &t.hash)) {
         return Ok(None);
     }
-    let Some(p) = people::get(tx, &t.person).await?.filter(|p| !p.disabled) else { return Ok(None) };
-    let grants = people::grants(tx, &p.name).await?;
     let actor = Actor { person: p.name, grants, scopes: t.scopes, only_project: t.project };
     Ok(Some(Who { actor, display: p.display, token: id, expires_at: t.expires_at }))
 }

@@ -35,6 +35,8 @@ pub(crate) struct Found {
     /// Name and group.
     pub(crate) project: Option<(String, String)>,
     pub(crate) deployment: Option<Box<deployments::Stored>>,
+    /// The number of the deployment's last event when it was read.
+    pub(crate) last_event: u64,
     pub(crate) command: Option<Box<Command>>,
     pub(crate) bundle: Option<Box<bundles::Stored>>,
     /// All projects of the bundle, with their groups.

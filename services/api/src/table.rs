@@ -250,8 +250,12 @@ async fn admit(
 
 /// The project's group; `None`: no such project.
 pub(crate) async fn group_of(tx: &mut Tx, project: &str) -> Result<Option<String>, Fail> {
-    let row = catalog::row(tx, Kind::Project, project).await?;
-    let item = row.map(|r| windlass_store::decode::<Item>("catalog item", r.doc.0)).transpose()?;
+    group_in(catalog::row(tx, Kind::Project, project).await?.map(|r| r.doc.0))
+}
+
+/// The group that the document of a project names.
+fn group_in(doc: Option<serde_json::Value>) -> Result<Option<String>, Fail> {
+    let item = doc.map(|d| windlass_store::decode::<Item>("catalog item", d)).transpose()?;
     Ok(match item {
         // A deleted project keeps its rights, so that what happened in it can still be read.
         Some(Item::Project(p)) => Some(p.group),
@@ -266,12 +270,12 @@ async fn find(tx: &mut Tx, on: On, params: &HashMap<String, String>) -> Result<O
         On::Project => get("project").to_owned(),
         On::Deployment => {
             let Ok(id) = get("id").parse::<DeploymentId>() else { return Ok(None) };
-            let Some(d) = deployments::get(tx, id).await? else { return Ok(None) };
-            let project = d.deployment.project.clone();
-            let group = group_of(tx, &project).await?;
-            return Ok(group.map(|g| Found {
+            let Some(d) = deployments::shown(tx, id).await? else { return Ok(None) };
+            let project = d.stored.deployment.project.clone();
+            return Ok(group_in(d.project)?.map(|g| Found {
                 project: Some((project, g)),
-                deployment: Some(Box::new(d)),
+                deployment: Some(Box::new(d.stored)),
+                last_event: d.last_event,
                 ..Found::default()
             }));
         }

@@ -49,7 +49,7 @@ pub(crate) async fn one_move(store: &Store, id: BundleId) -> Result<Option<Vec<R
         return Ok(None);
     }
     let mut change = Change::begin(store, Cause::own(None)).await?;
-    match Box::pin(carry_out(store, &mut change, None, next, effects)).await? {
+    match Box::pin(carry_out(&mut change, None, next, effects)).await? {
         Ok(next) => {
             bundles::save(&mut change.tx, &next, stored.version, change.now).await?;
             change.commit().await.map(Some)
@@ -116,13 +116,15 @@ async fn create(
         return Ok(Err(("invalid", text)));
     }
     let mut prepared = Vec::new();
+    let mut read = store.read().await?;
     for m in &r.members {
         let own = Command { project: m.project.clone(), ..command.clone() };
-        match request::prepare(store, &own, &m.request).await? {
+        match request::prepare(&mut read, &own, &m.request).await? {
             Ok(p) => prepared.push((own, m, p)),
             Err((code, text)) => return Ok(Err((code, format!("member {}: {text}", m.name)))),
         }
     }
+    drop(read);
     let mut change = Change::begin(store, cause).await?;
     let (mut members, mut expires) = (Vec::new(), Vec::new());
     for (own, m, p) in &prepared {
@@ -151,7 +153,7 @@ async fn create(
     };
     let (b, effects) = Bundle::request(new, change.now);
     bundles::insert(&mut change.tx, &b).await?;
-    let b = match Box::pin(carry_out(store, &mut change, Some(command), b, effects)).await? {
+    let b = match Box::pin(carry_out(&mut change, Some(command), b, effects)).await? {
         Ok(b) => b,
         Err(why) => return Ok(Err(why)),
     };
@@ -221,7 +223,7 @@ async fn act(
     if taken == 0 && !approvals.is_empty() {
         return Ok(Err(("nothing_to_do", "no member's plan waits for an approval any more".into())));
     }
-    let next = match Box::pin(carry_out(store, &mut change, Some(command), next, effects)).await? {
+    let next = match Box::pin(carry_out(&mut change, Some(command), next, effects)).await? {
         Ok(b) => b,
         Err(why) => return Ok(Err(why)),
     };
@@ -278,7 +280,6 @@ async fn drift(
 
 /// Carries out what a bundle asks of its members, and tells it what became of that, until nothing is left.
 async fn carry_out(
-    store: &Store,
     change: &mut Change,
     command: Option<&Command>,
     mut b: Bundle,
@@ -309,7 +310,7 @@ async fn carry_out(
                 None
             }
             Effect::Redo { member, deployment, by } => {
-                match Box::pin(redo(store, change, &b, command, &member, deployment, &by)).await? {
+                match Box::pin(redo(change, &b, command, &member, deployment, &by)).await? {
                     Ok(input) => Some(input),
                     Err(why) => return Ok(Err(why)),
                 }
@@ -373,7 +374,6 @@ async fn roll_back(
 
 /// Requests the release of an ended member anew; its turn has come already.
 async fn redo(
-    store: &Store,
     change: &mut Change,
     b: &Bundle,
     command: Option<&Command>,
@@ -407,7 +407,7 @@ async fn redo(
         created_at: change.now,
         trace: change.cause.trace.clone(),
     };
-    let prepared = match request::prepare(store, &own, &ask).await? {
+    let prepared = match request::prepare(&mut change.tx, &own, &ask).await? {
         Ok(p) => p,
         Err((code, text)) => return Ok(Err((code, format!("member {member}: {text}")))),
     };

@@ -160,7 +160,7 @@ impl Change {
                 self.rings.push(Ring::Deployment(d.id));
                 return Ok(d);
             }
-            if deployments::queue(&mut self.tx, &d.project, &d.environment).await?.first() != Some(&d.id) {
+            if deployments::next_in_queue(&mut self.tx, &d.project, &d.environment).await? != Some(d.id) {
                 return Ok(d);
             }
             let changed = planned.filter(|p| !again && p.facts.digest != d.plan_digest);

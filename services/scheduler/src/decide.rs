@@ -6,18 +6,26 @@ use crate::{
     gate, request, rights,
     rollback::{self, Where},
 };
+use tracing::Instrument;
 use windlass_contracts::command::{Command, Verb};
 use windlass_domain::{
     deployment::{By, Deployment, Input, Refusal, State},
     ids::DeploymentId,
     release::RollbackMode,
 };
+use windlass_runtime::telemetry;
 use windlass_store::{Store, Tx, catalog, decisions, deployments};
 
 /// Decides the oldest command of a deployment; `None` when there is none.
 pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<Ring>>, Error> {
     let mut read = store.read().await?;
     let Some(command) = decisions::queued(&mut read, id).await?.into_iter().next() else { return Ok(None) };
+    let span = tracing::info_span!("decide", command = %command.id, deployment = %id);
+    let span = telemetry::span_with_parent(span, command.trace.as_deref());
+    Box::pin(decide(store, read, command, id)).instrument(span).await
+}
+
+async fn decide(store: &Store, mut read: Tx, command: Command, id: DeploymentId) -> Result<Option<Vec<Ring>>, Error> {
     let stored = deployments::get(&mut read, id).await?;
     // Planning is done before the transaction, which then only checks that the catalog is still the same.
     let planned = match &stored {
@@ -37,6 +45,10 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
         (Some(s), Verb::Rollback { .. }) => Some(rollback_of(&mut read, &s.deployment, &command).await?),
         _ => None,
     };
+    let prepared = match (&stored, &command.verb) {
+        (None, Verb::Request(r)) => Some(request::prepare(&mut read, &command, r).await?),
+        _ => None,
+    };
     drop(read);
 
     let cause = Cause { actor: command.actor.clone(), trace: command.trace.clone() };
@@ -46,7 +58,11 @@ pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<R
             let text = format!("deployment {} exists already", s.deployment.id);
             change.outcome(command.id, Some(s.deployment.id), Ok(text)).await?;
         }
-        (Verb::Request(r), None) => Box::pin(request::decide(store, &mut change, &command, r)).await?,
+        (Verb::Request(r), None) => {
+            // Always there: it was made from the same row that is not there.
+            let Some(prepared) = prepared else { return Ok(Some(vec![Ring::Deployment(id)])) };
+            Box::pin(request::decide(&mut change, &command, r, prepared)).await?;
+        }
         (_, None) => {
             let text = format!("there is no deployment {id}: its request was refused");
             change.outcome(command.id, None, Err(("not_found", text))).await?;

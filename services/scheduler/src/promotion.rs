@@ -129,7 +129,6 @@ pub(crate) async fn next(store: &Store) -> Result<Option<Vec<Ring>>, Error> {
     let mut read = store.read().await?;
     let now = read.now().await?;
     let Some(p) = promotions::due(&mut read, now, 1).await?.into_iter().next() else { return Ok(None) };
-    drop(read);
     let ask = Request {
         deployment: p.deployment,
         environment: p.environment.clone(),
@@ -154,7 +153,8 @@ pub(crate) async fn next(store: &Store) -> Result<Option<Vec<Ring>>, Error> {
         created_at: now,
         trace: None,
     };
-    let prepared = request::prepare(store, &command, &ask).await?;
+    let prepared = request::prepare(&mut read, &command, &ask).await?;
+    drop(read);
     let mut change = Change::begin(store, Cause { actor: command.actor.clone(), trace: None }).await?;
     match prepared {
         Ok(prepared) => {

@@ -5,7 +5,10 @@ use crate::{
     change::{Cause, Change, Ring},
     decide, promotion, request, rollback,
 };
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use tracing::Instrument;
 use windlass_bus::{ConsumerSpec, Context, Message, Outcome, Wake, consume, run_reconciler};
 use windlass_contracts::subjects;
@@ -21,12 +24,16 @@ const SIDE_CONCURRENCY: usize = 4;
 /// Moves of one deployment in one look, and tries of one move that another process got in the way of.
 const MAX_MOVES: usize = 64;
 const MAX_TRIES: usize = 20;
+/// How far back a poll looks for results that were not applied. The first one looks at all there are: what came while no scheduler
+/// ran is found by it, and what comes while one runs rings, and is found by the polls after it.
+const RESULTS_BACK: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Runs until the context's shutdown is cancelled.
 pub async fn run(ctx: Context) -> Result<(), Error> {
     let wake = Wake::new();
     let side = Wake::new();
-    let scheduler = Arc::new(Scheduler { ctx: ctx.clone(), wake: wake.clone(), side: side.clone() });
+    let looked = AtomicBool::new(false);
+    let scheduler = Arc::new(Scheduler { ctx: ctx.clone(), wake: wake.clone(), side: side.clone(), looked });
 
     let commands = ConsumerSpec::new("scheduler", subjects::STREAM_COMMANDS, "scheduler", subjects::ALL_COMMANDS);
     let me = scheduler.clone();
@@ -74,6 +81,8 @@ pub(crate) struct Scheduler {
     ctx: Context,
     wake: Wake<DeploymentId>,
     side: Wake<Side>,
+    /// All results there are were looked at once.
+    looked: AtomicBool,
 }
 
 /// What is looked at beside deployments.
@@ -147,7 +156,13 @@ impl Scheduler {
     async fn due(&self) -> Result<Vec<DeploymentId>, Error> {
         let mut tx = self.ctx.store.read().await?;
         let now = tx.now().await?;
-        Ok(deployments::due(&mut tx, now).await?)
+        let since = self.looked.load(Ordering::Relaxed).then(|| now - RESULTS_BACK);
+        let due = deployments::due(&mut tx, now, since).await?;
+        // More than fit are asked for again before less is looked at.
+        if due.len() < deployments::DUE_AT_ONCE {
+            self.looked.store(true, Ordering::Relaxed);
+        }
+        Ok(due)
     }
 
     async fn side_due(&self) -> Result<Vec<Side>, Error> {

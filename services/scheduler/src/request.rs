@@ -19,7 +19,7 @@ use windlass_domain::{
     promotion::Passed,
     release::{Release, ReleaseKind},
 };
-use windlass_store::{Store, Tx, artifacts, deployments, marks};
+use windlass_store::{Tx, artifacts, deployments, marks};
 
 /// A release and its plan, ready to be stored.
 pub(crate) struct Prepared {
@@ -28,9 +28,14 @@ pub(crate) struct Prepared {
     passed: Passed,
 }
 
-/// Decides a request command: a deployment, or a refusal that says what to mend.
-pub(crate) async fn decide(store: &Store, change: &mut Change, command: &Command, r: &Request) -> Result<(), Error> {
-    match prepare(store, command, r).await? {
+/// Decides a request command with what was prepared for it: a deployment, or a refusal that says what to mend.
+pub(crate) async fn decide(
+    change: &mut Change,
+    command: &Command,
+    r: &Request,
+    prepared: Result<Prepared, Refused>,
+) -> Result<(), Error> {
+    match prepared {
         Err((code, reason)) => {
             change.refused_event(r.deployment, &command.project, &r.environment, code, &reason).await?;
             change.outcome(command.id, None, Err((code, reason))).await
@@ -83,22 +88,22 @@ pub(crate) async fn insert(
     change.create(d, effects, planned).await
 }
 
-/// Reads what a request asks for and plans it; a refusal has its code.
-pub(crate) async fn prepare(store: &Store, command: &Command, r: &Request) -> Result<Result<Prepared, Refused>, Error> {
+/// Reads what a request asks for and plans it; a refusal has its code. Planning takes long where there are many hosts: best
+/// done with a reader, before the transaction that stores what comes of it.
+pub(crate) async fn prepare(tx: &mut Tx, command: &Command, r: &Request) -> Result<Result<Prepared, Refused>, Error> {
     if r.kind == ReleaseKind::Hotfix && r.note.trim().is_empty() {
         return Ok(Err(("invalid", "a hotfix needs a `note` that says why; it stays in the record".into())));
     }
-    let mut tx = store.read().await?;
-    if let Some(why) = gate::held(&mut tx, &command.project, &r.environment, &command.actor).await? {
+    if let Some(why) = gate::held(tx, &command.project, &r.environment, &command.actor).await? {
         return Ok(Err(why));
     }
-    if let Some(a) = artifacts::by_id(&mut tx, r.artifact).await?
-        && let Some(why) = gate::marked(&mut tx, &command.project, &r.environment, &a.version).await?
+    if let Some(a) = artifacts::by_id(tx, r.artifact).await?
+        && let Some(why) = gate::marked(tx, &command.project, &r.environment, &a.version).await?
     {
         return Ok(Err(why));
     }
     let at = r.not_before.unwrap_or(command.created_at).max(tx.now().await?);
-    let asked = promotion::check(&mut tx, &command.project, &r.environment, r.kind, r.artifact, at).await?;
+    let asked = promotion::check(tx, &command.project, &r.environment, r.kind, r.artifact, at).await?;
     let passed = match asked {
         Ok(p) => p,
         Err(missing) => return Ok(Err(("not_verified", missing))),
@@ -117,7 +122,7 @@ pub(crate) async fn prepare(store: &Store, command: &Command, r: &Request) -> Re
         at: command.created_at,
         by: &by,
     };
-    Ok(match planner::prepare(&mut tx, ReleaseId(Uuid::now_v7()), &ask).await? {
+    Ok(match planner::prepare(tx, ReleaseId(Uuid::now_v7()), &ask).await? {
         Ok((release, planned)) => Ok(Prepared { release, planned, passed }),
         Err(Unplannable(reason)) => Err(("invalid", reason)),
     })

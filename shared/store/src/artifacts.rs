@@ -56,11 +56,9 @@ pub async fn list(
     before: Option<(DateTime<Utc>, ArtifactId)>,
     limit: u32,
 ) -> Result<Vec<Registered>, Error> {
-    let (at, id) = before.map_or((None, None), |(at, id)| (Some(at), Some(id)));
-    let rows: Vec<Row> = sql(
-        "SELECT doc, created_at FROM artifacts
-         WHERE project = $1 AND ($2 IS NULL OR (created_at, id) < ($2, $3)) ORDER BY created_at DESC, id DESC LIMIT $4",
-    )
+    let (at, id) = before.map_or_else(crate::newest, |(at, id)| (at, id.0));
+    let rows: Vec<Row> = sql("SELECT doc, created_at FROM artifacts
+         WHERE project = $1 AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $4")
     .bind(project)
     .bind(at)
     .bind(id)

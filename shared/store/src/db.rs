@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Value,
+    readers::{Reader, Readers},
     writer::{Turn, Writer},
 };
 use chrono::{DateTime, SubsecRound, Utc};
@@ -10,7 +11,7 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
     query::{Query, QueryAs, QueryScalar},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 use std::{str::FromStr, sync::Arc, time::Duration};
 use tokio::sync::broadcast;
@@ -35,7 +36,7 @@ pub struct Store {
 #[derive(Debug, Clone)]
 enum Inner {
     Pg(PgPool),
-    Lite { writer: Writer, readers: SqlitePool },
+    Lite { writer: Writer, readers: Readers },
 }
 
 impl Store {
@@ -67,10 +68,7 @@ impl Store {
         crate::schema::migrate_sqlite(&migrator).await?;
         migrator.close().await;
         let writer = Writer::open(&options).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(8)
-            .connect_with(options.read_only(true).create_if_missing(false))
-            .await?;
+        let readers = Readers::open(options.read_only(true).create_if_missing(false)).await?;
         Ok(Inner::Lite { writer, readers })
     }
 
@@ -103,13 +101,18 @@ impl Store {
         Ok(Tx { conn, appended: Vec::new(), committed: Some(self.committed.clone()) })
     }
 
-    /// A read-only connection; each statement sees what was committed before it.
-    pub async fn read(&self) -> Result<Tx, Error> {
-        let conn = match &self.inner {
-            Inner::Pg(pool) => Conn::PgRead(pool.acquire().await?),
-            Inner::Lite { readers, .. } => Conn::LiteRead(readers.acquire().await?),
-        };
-        Ok(Tx { conn, appended: Vec::new(), committed: None })
+    /// A read-only connection; each statement sees what was committed before it. There are few of them: a caller that has one
+    /// asks for no second one and waits for nothing else, a turn to write least of all.
+    #[track_caller]
+    pub fn read(&self) -> impl Future<Output = Result<Tx, Error>> + Send + '_ {
+        let caller = std::panic::Location::caller();
+        async move {
+            let conn = match &self.inner {
+                Inner::Pg(pool) => Conn::PgRead(pool.acquire().await?),
+                Inner::Lite { readers, .. } => Conn::LiteRead(readers.lend(caller).await?),
+            };
+            Ok(Tx { conn, appended: Vec::new(), committed: None })
+        }
     }
 
     /// Hears the events of every transaction this process commits, after the commit. A listener that lags gets
@@ -124,7 +127,7 @@ impl Store {
             Inner::Pg(pool) => pool.close().await,
             Inner::Lite { writer, readers } => {
                 writer.close().await;
-                readers.close().await;
+                readers.close();
             }
         }
     }
@@ -135,7 +138,7 @@ enum Conn {
     Pg(sqlx::Transaction<'static, Postgres>),
     PgRead(PoolConnection<Postgres>),
     Lite(Turn),
-    LiteRead(PoolConnection<Sqlite>),
+    LiteRead(Reader),
 }
 
 /// A transaction (from [`Store::write`]) or a read-only connection (from [`Store::read`]).
@@ -247,7 +250,9 @@ macro_rules! run {
             }
             Conn::LiteRead(c) => {
                 let $text = $self.text;
-                bind_all!($make, $self.values).$method(&mut **c).await
+                let done = bind_all!($make, $self.values).$method(c.begin()?).await;
+                c.end();
+                done
             }
         }
     };
@@ -277,7 +282,9 @@ impl Sql {
             }
             Conn::LiteRead(c) => {
                 let q: Query<'_, Sqlite, _> = sqlx::query(self.text);
-                bind_all!(q, self.values).execute(&mut **c).await?.rows_affected()
+                let done = bind_all!(q, self.values).execute(c.begin()?).await;
+                c.end();
+                done?.rows_affected()
             }
         })
     }

@@ -1,10 +1,10 @@
 //! Deployments with their releases, plans, approvals and the state of their environments. Writer: scheduler.
 
-use crate::{Error, Tx, Value, decode, sql};
+use crate::{Doc, Error, Tx, Value, decode, read_doc, sql};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::types::Json;
-use std::collections::BTreeSet;
+use sqlx::{AssertSqlSafe, types::Json};
+use std::{collections::BTreeSet, fmt::Write};
 use uuid::Uuid;
 use windlass_domain::{
     Timestamp,
@@ -24,14 +24,14 @@ pub struct Stored {
 
 #[derive(sqlx::FromRow)]
 struct Row {
-    doc: Json<serde_json::Value>,
+    doc: Doc,
     version: i64,
 }
 
 impl TryFrom<Row> for Stored {
     type Error = Error;
     fn try_from(r: Row) -> Result<Stored, Error> {
-        Ok(Stored { deployment: decode("deployment", r.doc.0)?, version: r.version.unsigned_abs() })
+        Ok(Stored { deployment: read_doc("deployment", &r.doc)?, version: r.version.unsigned_abs() })
     }
 }
 
@@ -73,6 +73,36 @@ pub async fn get(tx: &mut Tx, id: DeploymentId) -> Result<Option<Stored>, Error>
     row.map(Stored::try_from).transpose()
 }
 
+/// A deployment as it is shown, read by one statement so that its parts are of one moment.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    pub stored: Stored,
+    /// The document of its project, deleted or not.
+    pub project: Option<serde_json::Value>,
+    /// The number of its last event.
+    pub last_event: u64,
+}
+
+pub async fn shown(tx: &mut Tx, id: DeploymentId) -> Result<Option<Shown>, Error> {
+    type Row4 = (Doc, i64, Option<Json<serde_json::Value>>, Option<i64>);
+    let row: Option<Row4> =
+        sql("SELECT d.doc, d.version, c.doc AS project, h.next FROM deployments d
+             LEFT JOIN catalog c ON c.kind = 'project' AND c.key = d.project
+             LEFT JOIN event_heads h ON h.aggregate = 'deployment' AND h.aggregate_id = $2 WHERE d.id = $1")
+        .bind(id)
+        .bind(id.to_string())
+        .fetch_optional(tx)
+        .await?;
+    row.map(|(doc, version, project, next)| {
+        Ok(Shown {
+            stored: Stored::try_from(Row { doc, version })?,
+            project: project.map(|p| p.0),
+            last_event: next.map_or(0, |n| n.unsigned_abs().saturating_sub(1)),
+        })
+    })
+    .transpose()
+}
+
 /// Deployments of the same environment that started after this one did, the newest first: their ids, 100 at most.
 pub async fn started_after(tx: &mut Tx, d: &Deployment) -> Result<Vec<DeploymentId>, Error> {
     let rows: Vec<(Uuid,)> = sql("SELECT id FROM deployments
@@ -98,33 +128,46 @@ pub struct Filter {
 
 /// Newest first.
 pub async fn list(tx: &mut Tx, f: &Filter, limit: u32) -> Result<Vec<Stored>, Error> {
-    let (at, id) = f.before.map_or((None, None), |(at, id)| (Some(at), Some(id)));
-    let rows: Vec<Row> = sql("SELECT doc, version FROM deployments
-         WHERE ($1 IS NULL OR project = $1) AND ($2 IS NULL OR environment = $2) AND ($3 IS NULL OR state = $3)
-           AND ($4 IS NULL OR (created_at, id) < ($4, $5))
-         ORDER BY created_at DESC, id DESC LIMIT $6")
-    .bind(f.project.as_deref())
-    .bind(f.environment.as_deref())
-    .bind(f.state.as_deref())
-    .bind(at)
-    .bind(id)
-    .bind(limit)
-    .fetch_all(tx)
-    .await?;
+    // Only what is asked for stands in the text: no index serves "this one or any".
+    let (mut text, mut values) = (String::new(), Vec::<Value>::new());
+    for (column, wanted) in [("project", &f.project), ("environment", &f.environment), ("state", &f.state)] {
+        if let Some(wanted) = wanted {
+            values.push(wanted.into());
+            let and = if text.is_empty() { "WHERE" } else { " AND" };
+            let _ = write!(text, "{and} {column} = ${}", values.len());
+        }
+    }
+    if let Some((at, id)) = f.before {
+        let and = if text.is_empty() { "WHERE" } else { " AND" };
+        let _ = write!(text, "{and} (created_at, id) < (${}, ${})", values.len() + 1, values.len() + 2);
+        values.extend([at.into(), id.into()]);
+    }
+    values.push(limit.into());
+    let text = format!(
+        "SELECT doc, version FROM deployments {text} ORDER BY created_at DESC, id DESC LIMIT ${}",
+        values.len()
+    );
+    let rows: Vec<Row> = values.into_iter().fold(sql(AssertSqlSafe(text)), |ask, v| ask.bind(v)).fetch_all(tx).await?;
     rows.into_iter().map(Stored::try_from).collect()
 }
 
+/// As many as [`due`] names at once.
+pub const DUE_AT_ONCE: usize = 1000;
+
 /// Deployments that need looking at though no message came: undecided commands, time that has passed, results not yet
-/// applied, a free lock with somebody waiting.
-pub async fn due(tx: &mut Tx, now: Timestamp) -> Result<Vec<DeploymentId>, Error> {
+/// applied, a free lock with somebody waiting. With `since`, only results that came after it are looked for: every work there
+/// ever was need not be read at each poll.
+pub async fn due(tx: &mut Tx, now: Timestamp, since: Option<Timestamp>) -> Result<Vec<DeploymentId>, Error> {
     let rows: Vec<(Uuid,)> = sql("SELECT id FROM (
            SELECT deployment_id AS id FROM command_queue WHERE deployment_id IS NOT NULL
            UNION SELECT id FROM deployments WHERE wake_at IS NOT NULL AND wake_at <= $1
-           UNION SELECT w.deployment_id AS id FROM works w JOIN work_claims c ON c.work_id = w.id WHERE c.result_version > w.applied
+           UNION SELECT w.deployment_id AS id FROM work_claims c JOIN works w ON w.id = c.work_id
+             WHERE c.updated_at > $2 AND c.result_version > w.applied
            UNION SELECT d.id FROM deployments d LEFT JOIN locks l ON l.project = d.project AND l.environment = d.environment
              WHERE d.state = 'queued' AND l.deployment_id IS NULL
          ) AS due LIMIT 1000")
     .bind(now)
+    .bind(since.unwrap_or(DateTime::UNIX_EPOCH))
     .fetch_all(tx)
     .await?;
     Ok(rows.into_iter().map(|(id,)| DeploymentId(id)).collect())
@@ -305,7 +348,7 @@ pub async fn may_lock(tx: &mut Tx, id: DeploymentId, project: &str, environment:
             .bind(environment)
             .fetch_scalar(tx)
             .await?;
-    Ok(held == Some(0) && queue(tx, project, environment).await?.first() == Some(&id))
+    Ok(held == Some(0) && next_in_queue(tx, project, environment).await? == Some(id))
 }
 
 /// Frees the lock if `id` holds it.
@@ -318,16 +361,21 @@ pub async fn unlock(tx: &mut Tx, id: DeploymentId, project: &str, environment: &
         .await
 }
 
+const QUEUE: &str = "SELECT d.id FROM deployments d JOIN releases r ON r.id = d.release_id
+     WHERE d.project = $1 AND d.environment = $2 AND d.state = 'queued'
+     ORDER BY CASE WHEN r.kind = 'rollback' THEN 0 WHEN d.started_at IS NOT NULL THEN 1 ELSE 2 END, d.created_at, d.id";
+
 /// Who waits for the lock of an environment, next first.
 pub async fn queue(tx: &mut Tx, project: &str, environment: &str) -> Result<Vec<DeploymentId>, Error> {
-    let rows: Vec<(Uuid,)> = sql("SELECT d.id FROM deployments d JOIN releases r ON r.id = d.release_id
-         WHERE d.project = $1 AND d.environment = $2 AND d.state = 'queued'
-         ORDER BY CASE WHEN r.kind = 'rollback' THEN 0 WHEN d.started_at IS NOT NULL THEN 1 ELSE 2 END, d.created_at, d.id")
-    .bind(project)
-    .bind(environment)
-    .fetch_all(tx)
-    .await?;
+    let rows: Vec<(Uuid,)> = sql(QUEUE).bind(project).bind(environment).fetch_all(tx).await?;
     Ok(rows.into_iter().map(|(id,)| DeploymentId(id)).collect())
+}
+
+/// Who gets the lock of an environment next.
+pub async fn next_in_queue(tx: &mut Tx, project: &str, environment: &str) -> Result<Option<DeploymentId>, Error> {
+    let first: Option<Uuid> =
+        sql(AssertSqlSafe(format!("{QUEUE} LIMIT 1"))).bind(project).bind(environment).fetch_scalar(tx).await?;
+    Ok(first.map(DeploymentId))
 }
 
 #[derive(sqlx::FromRow)]

@@ -35,8 +35,11 @@ const GET: &str =
     "SELECT source, project, delivery_id, outcome, reason, kind, artifact_id, command_id, answer, trace, received_at
                    FROM intake WHERE source = $1 AND project = $2 AND delivery_id = $3";
 const LIST: &str = "SELECT source, project, delivery_id, outcome, reason, kind, artifact_id, command_id, answer, trace, received_at
-                    FROM intake WHERE ($1 IS NULL OR project = $1) AND ($2 IS NULL OR (received_at, delivery_id) < ($2, $3))
-                    ORDER BY received_at DESC, delivery_id DESC LIMIT $4";
+                    FROM intake WHERE (received_at, delivery_id) < ($1, $2) ORDER BY received_at DESC, delivery_id DESC LIMIT $3";
+const LIST_OF: &str =
+    "SELECT source, project, delivery_id, outcome, reason, kind, artifact_id, command_id, answer, trace, received_at
+                       FROM intake WHERE (received_at, delivery_id) < ($1, $2) AND project = $4
+                       ORDER BY received_at DESC, delivery_id DESC LIMIT $3";
 
 /// Claims a delivery id, the first statement of its transaction. False: it was here before (a racing one is waited for).
 pub async fn claim(tx: &mut Tx, d: &Delivery) -> Result<bool, Error> {
@@ -85,8 +88,14 @@ pub async fn list(
     before: Option<(DateTime<Utc>, &str)>,
     limit: u32,
 ) -> Result<Vec<Delivery>, Error> {
-    let (at, id) = before.map_or((None, None), |(at, id)| (Some(at), Some(id)));
-    sql(LIST).bind(project).bind(at).bind(id).bind(limit).fetch_all(tx).await
+    let (at, id) = before.unwrap_or_else(|| (crate::newest().0, ""));
+    let ask = |text| sql(text).bind(at).bind(id).bind(limit);
+    match project {
+        Some(project) => ask(LIST_OF).bind(project),
+        None => ask(LIST),
+    }
+    .fetch_all(tx)
+    .await
 }
 
 /// Forgets deliveries from before `before`, at most `limit` at once so that no transaction grows long.

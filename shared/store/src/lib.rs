@@ -25,6 +25,7 @@ pub mod processes;
 pub mod promotions;
 pub mod restored;
 pub mod retention;
+mod readers;
 pub mod schema;
 pub mod secrets;
 pub mod sessions;
@@ -93,6 +94,20 @@ impl From<sqlx::Error> for Error {
     fn from(e: sqlx::Error) -> Self {
         Error::Database(e)
     }
+}
+
+/// Comes before the first page of every list: newer than all rows. A condition that may be absent would keep an index from being used.
+pub(crate) fn newest() -> (chrono::DateTime<chrono::Utc>, uuid::Uuid) {
+    // The last second of the year 9999.
+    (chrono::DateTime::from_timestamp(253_402_300_799, 0).unwrap_or_default(), uuid::Uuid::max())
+}
+
+/// A document column as it stands in the row: read once, straight into its type, by [`read_doc`].
+pub(crate) type Doc = sqlx::types::Json<Box<sqlx::types::JsonRawValue>>;
+
+/// Reads a stored JSON document as its domain type.
+pub(crate) fn read_doc<T: serde::de::DeserializeOwned>(what: &'static str, doc: &Doc) -> Result<T, Error> {
+    serde_json::from_str(doc.0.get()).map_err(|source| Error::Decode { what, source })
 }
 
 /// Reads a stored JSON document as its domain type.

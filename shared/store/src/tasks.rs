@@ -1,6 +1,6 @@
 //! Tasks as stored: the document of `domain::task::Task` beside the columns queries need.
 
-use crate::{Error, Tx, Value, decode, sql};
+use crate::{Doc, Error, Tx, Value, decode, read_doc, sql};
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, types::Json};
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ struct Row {
     step: String,
     segment: i64,
     version: i64,
-    doc: Json<serde_json::Value>,
+    doc: Doc,
 }
 
 impl TryFrom<Row> for StoredTask {
@@ -46,7 +46,7 @@ impl TryFrom<Row> for StoredTask {
             step: r.step,
             segment: u32::try_from(r.segment).map_err(|_| Error::Unknown("tasks.segment"))?,
             version: r.version.unsigned_abs(),
-            task: decode("tasks.doc", r.doc.0)?,
+            task: read_doc("tasks.doc", &r.doc)?,
         })
     }
 }

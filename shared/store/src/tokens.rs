@@ -1,10 +1,13 @@
 //! Bearer tokens: only the hash of the secret half is here. Writer: api.
 
-use crate::{Error, Tx, Value, sql};
+use crate::{Error, Tx, Value, people::Person, sql};
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, types::Json};
 use uuid::Uuid;
-use windlass_domain::{access::Permission, ids::TokenId};
+use windlass_domain::{
+    access::{Grant, Permission},
+    ids::TokenId,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
@@ -71,6 +74,38 @@ pub async fn get(tx: &mut Tx, id: TokenId) -> Result<Option<Token>, Error> {
     let row: Option<Row> =
         sql(AssertSqlSafe(format!("SELECT {COLUMNS} FROM tokens WHERE id = $1"))).bind(id).fetch_optional(tx).await?;
     Ok(row.map(Token::from))
+}
+
+/// A token with the person it is of and that person's grants, read by one statement: it is asked at every request.
+pub async fn of_person(tx: &mut Tx, id: TokenId) -> Result<Option<(Token, Person, Vec<Grant>)>, Error> {
+    #[derive(sqlx::FromRow)]
+    struct Found {
+        #[sqlx(flatten)]
+        token: Row,
+        name: String,
+        display: String,
+        disabled: bool,
+        since: DateTime<Utc>,
+        project_group: Option<String>,
+        role: Option<String>,
+    }
+    let rows: Vec<Found> =
+        sql("SELECT t.id, t.hash, t.person, t.label, t.scopes, t.project, t.created_at, t.expires_at, t.revoked_at,
+           p.name, p.display, p.disabled, p.created_at AS since, g.project_group, g.role
+         FROM tokens t JOIN people p ON p.name = t.person LEFT JOIN grants g ON g.person = p.name
+         WHERE t.id = $1 ORDER BY g.project_group, g.role")
+        .bind(id)
+        .fetch_all(tx)
+        .await?;
+    let (mut found, mut grants) = (None, Vec::new());
+    for r in rows {
+        if let (Some(project_group), Some(role)) = (r.project_group, r.role) {
+            grants.push(Grant { project_group, role: role.parse().map_err(|_| Error::Unknown("grants.role"))? });
+        }
+        let person = Person { name: r.name, display: r.display, disabled: r.disabled, created_at: r.since };
+        found = Some((Token::from(r.token), person));
+    }
+    Ok(found.map(|(token, person)| (token, person, grants)))
 }
 
 /// What a token allows, without its secret half: for who decides later than it was shown.

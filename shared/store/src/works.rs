@@ -160,13 +160,17 @@ pub async fn results_to_apply(
     deployment: Option<DeploymentId>,
     limit: u32,
 ) -> Result<Vec<ResultToApply>, Error> {
-    let rows: Vec<ResultRow> = sql(AssertSqlSafe(format!(
-        "SELECT {WORK_COLUMNS}, c.result, c.result_version FROM work_claims c JOIN works w ON w.id = c.work_id
-         WHERE c.result_version > w.applied AND c.result IS NOT NULL AND ($1 IS NULL OR w.deployment_id = $1)
-         ORDER BY w.id LIMIT $2"
+    // A text of its own with a deployment: no index serves "this one or all", and it is asked at every move of every one.
+    let of = if deployment.is_some() { " AND w.deployment_id = $2" } else { "" };
+    let ask = sql(AssertSqlSafe(format!(
+        "SELECT {WORK_COLUMNS}, c.result, c.result_version FROM works w JOIN work_claims c ON c.work_id = w.id
+         WHERE c.result_version > w.applied AND c.result IS NOT NULL{of} ORDER BY w.id LIMIT $1"
     )))
-    .bind(deployment)
-    .bind(limit)
+    .bind(limit);
+    let rows: Vec<ResultRow> = match deployment {
+        Some(id) => ask.bind(id),
+        None => ask,
+    }
     .fetch_all(tx)
     .await?;
     rows.into_iter()

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use windlass_contracts::http as body;
 use windlass_domain::{access::Permission, event::Aggregate, ids::NotificationId};
 use windlass_runtime::health;
-use windlass_store::{audit, deployments, events, intake, notifications};
+use windlass_store::{Tx, audit, deployments, events, intake, notifications};
 
 #[utoipa::path(get, path = "/api/v1/queue", tag = "deployments", responses((status = 200, body = body::Queue), (status = "default", body = body::Problem)))]
 pub(crate) async fn queue(call: Call) -> Answer {
@@ -32,9 +32,10 @@ pub(crate) async fn queue(call: Call) -> Answer {
         taken_at: None,
         waiting: vec![],
     };
+    let mut seen: BTreeMap<String, bool> = BTreeMap::new();
     for l in deployments::locks(&mut tx).await? {
         let Some(holder) = l.holder else { continue };
-        if !call.may(&mut tx, Permission::View, Some(&l.project)).await? {
+        if !sees(&call, &mut tx, &mut seen, &l.project).await? {
             continue;
         }
         let mut lock = empty(&l.project, &l.environment);
@@ -45,7 +46,7 @@ pub(crate) async fn queue(call: Call) -> Answer {
     let filter = deployments::Filter { state: Some("queued".into()), ..deployments::Filter::default() };
     for d in deployments::list(&mut tx, &filter, 1000).await? {
         let d = d.deployment;
-        if call.may(&mut tx, Permission::View, Some(&d.project)).await? {
+        if sees(&call, &mut tx, &mut seen, &d.project).await? {
             all.entry((d.project.clone(), d.environment.clone()))
                 .or_insert_with(|| empty(&d.project, &d.environment))
                 .waiting
@@ -57,6 +58,16 @@ pub(crate) async fn queue(call: Call) -> Answer {
         lock.waiting.sort_by_key(|d| order.iter().position(|o| o.0 == d.id));
     }
     ok(&body::Queue { locks: all.into_values().collect() })
+}
+
+/// Whether this caller may see the project, asked of the database once for each.
+async fn sees(call: &Call, tx: &mut Tx, seen: &mut BTreeMap<String, bool>, project: &str) -> Result<bool, Fail> {
+    if let Some(known) = seen.get(project) {
+        return Ok(*known);
+    }
+    let may = call.may(tx, Permission::View, Some(project)).await?;
+    seen.insert(project.to_owned(), may);
+    Ok(may)
 }
 
 #[utoipa::path(get, path = "/api/v1/triggers", tag = "artifacts", params(("project" = Option<String>, Query,), ("limit" = Option<u32>, Query,), ("cursor" = Option<String>, Query,)), responses((status = 200, body = body::Page<body::Trigger>), (status = "default", body = body::Problem)))]
