@@ -8,7 +8,7 @@ use nkeys::KeyPair;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -41,6 +41,28 @@ pub(crate) struct Counts {
     pub(crate) beats: AtomicU64,
     pub(crate) repeated: AtomicU64,
     pub(crate) said_hello: AtomicU64,
+    /// When each task was granted, since [`Counts::restart_clock`].
+    starts: Mutex<(Option<Instant>, Vec<Duration>)>,
+}
+
+impl Counts {
+    pub(crate) fn restart_clock(&self) {
+        *self.starts.lock().unwrap_or_else(PoisonError::into_inner) = (Some(Instant::now()), Vec::new());
+    }
+
+    /// The earliest first.
+    pub(crate) fn starts(&self) -> Vec<Duration> {
+        let mut all = self.starts.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
+        all.sort_unstable();
+        all
+    }
+
+    fn started(&self) {
+        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(since) = starts.0 {
+            starts.1.push(since.elapsed());
+        }
+    }
 }
 
 /// A task this agent knows of.
@@ -276,6 +298,7 @@ impl Agent {
             }
             _ => return,
         };
+        self.counts.started();
         self.say(UpBody::Started { task }).await;
         let logs = notes(task, steps);
         for l in &logs {

@@ -1,9 +1,10 @@
 //! What a deployment in ten waves costs the control plane at 100, 1,000 and 5,000 hosts: processor seconds, rows, bytes and
 //! messages a host. The control plane, NATS and the database are real processes; the agents are simulated at the wire by this
-//! one. Run by `ops/bench waves`: `waves [sqlite|postgres] [N...]`.
+//! one. Run by `ops/bench waves`: `waves [sqlite|postgres] [N...]`; by `ops/bench broadcast`: `waves broadcast [sqlite|postgres] [N...]`.
 #![expect(clippy::print_stdout, reason = "the figures are what the program is for")]
 
 mod agents;
+mod broadcast;
 mod plane;
 
 use plane::{Plane, Reading};
@@ -32,9 +33,10 @@ const MOST: Duration = Duration::from_secs(1800);
 
 fn main() -> Result<(), Fail> {
     let mut kinds = vec![Kind::Sqlite, Kind::Postgres];
-    let mut sizes = Vec::new();
+    let (mut sizes, mut one_command) = (Vec::new(), false);
     for a in std::env::args().skip(1) {
         match a.as_str() {
+            "broadcast" => (one_command, kinds) = (true, vec![Kind::Sqlite]),
             "sqlite" => kinds = vec![Kind::Sqlite],
             "postgres" => kinds = vec![Kind::Postgres],
             n => {
@@ -43,13 +45,20 @@ fn main() -> Result<(), Fail> {
         }
     }
     if sizes.is_empty() {
-        sizes = vec![100, 1_000, 5_000];
+        sizes = if one_command { vec![10_000] } else { vec![100, 1_000, 5_000] };
     }
     // Ring is the one TLS provider of the build.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         for kind in kinds {
+            if one_command {
+                println!("{kind:?}");
+                for n in &sizes {
+                    broadcast::measure(kind, *n).await?;
+                }
+                continue;
+            }
             println!(
                 "{kind:?}\n{:>6} {:>7} {:>8} {:>11} {:>9} {:>10} {:>10} {:>9} {:>9}",
                 "hosts", "wall s", "CPU s", "CPU ms/host", "idle ms/s", "rows/host", "KiB/host", "up/host", "down/host"

@@ -39,6 +39,13 @@ pub(crate) struct Reading {
     pub(crate) changed: Option<i64>,
 }
 
+/// MiB of the services and of the broker: now, and the sum of the most that each process had.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Memory {
+    pub(crate) now: (f64, f64),
+    pub(crate) most: (f64, f64),
+}
+
 fn settings(state: &Path, db: &Db, api: u16, nats: u16, creds: &str) -> String {
     format!(
         "state_dir = \"{}\"\n[database]\nurl = \"{}\"\n[nats]\nurls = [\"nats://127.0.0.1:{nats}\"]\n{creds}\
@@ -138,6 +145,21 @@ impl Plane {
         Ok(row.ok_or("the deployment is not there")?.0)
     }
 
+    pub(crate) fn memory(&self) -> Memory {
+        let mut m = Memory::default();
+        for (name, p) in &self.processes {
+            let own = (resident(p.pid(), "VmRSS:"), resident(p.pid(), "VmHWM:"));
+            let broker = *name == "nats";
+            *(if broker { &mut m.now.1 } else { &mut m.now.0 }) += own.0;
+            *(if broker { &mut m.most.1 } else { &mut m.most.0 }) += own.1;
+            for child in below(p.pid()) {
+                m.now.1 += resident(child, "VmRSS:");
+                m.most.1 += resident(child, "VmHWM:");
+            }
+        }
+        m
+    }
+
     /// How many agents have been heard of.
     pub(crate) async fn sessions(&self) -> Result<i64, Fail> {
         let mut c = self.store.read().await?;
@@ -203,6 +225,13 @@ fn stat(pid: u32) -> Option<Vec<u64>> {
 /// Processor seconds of a process and of its children that have ended.
 fn cpu_s(pid: u32) -> f64 {
     stat(pid).map_or(0.0, |f| f.iter().skip(11).take(4).sum::<u64>() as f64 / TICKS_PER_S)
+}
+
+/// MiB, by a line of `/proc/<pid>/status`.
+fn resident(pid: u32, line: &str) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = text.lines().find_map(|l| l.strip_prefix(line)?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
 }
 
 fn parent(pid: u32) -> Option<u32> {
