@@ -136,7 +136,7 @@ def everything(fleet):
 def open_count(fleet):
     """Deployments that have not ended, as the queue and the pages of unfinished states tell."""
     total = 0
-    for state in ("requested", "queued", "running", "scheduled"):
+    for state in ("scheduled", "queued", "running", "paused", "aborting"):
         page, _ = fleet.call("GET", f"/deployments?state={state}&limit=1")
         total += len(page["items"])
     return total
@@ -163,7 +163,8 @@ def main():
             accepted, statuses, took = asyncio.run(request_all(fleet, n))
             answered = time.time() - began
             until = time.time() + DRAIN_S
-            while open_count(fleet):
+            # What was accepted and is not decided yet has no row.
+            while open_count(fleet) or len(everything(fleet)) < len(accepted):
                 if time.time() > until:
                     raise RuntimeError(f"not drained within {DRAIN_S} s")
                 time.sleep(0.5)
