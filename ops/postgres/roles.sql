@@ -46,7 +46,7 @@ GRANT INSERT ON command_queue, notification_retries TO windlass_api;
 -- Diagnosis expires the claim of an executor that is gone.
 GRANT UPDATE ON work_claims TO windlass_api;
 
-GRANT INSERT, UPDATE, DELETE ON command_outcomes, releases, deployments, plans, approvals, locks, works, task_overrides, task_stops,
+GRANT INSERT, UPDATE, DELETE ON command_outcomes, releases, deployments, plans, approvals, locks, works, task_overrides, task_stops, host_stops,
   environment_state, bundles, bundle_members, verified, promotions, holds, marks TO windlass_scheduler;
 GRANT DELETE ON command_queue TO windlass_scheduler;
 GRANT INSERT ON work_claims TO windlass_scheduler;

@@ -137,6 +137,8 @@ pub(crate) struct NewTask {
     pub(crate) stored: StoredTask,
     /// Why it must not be offered: no agent, or an earlier attempt that is not settled.
     pub(crate) blocked: Option<(FailureClass, String)>,
+    /// Who stopped the host before it had a task.
+    pub(crate) stopped: Option<By>,
 }
 
 /// A frame to send once the transaction has committed.
@@ -223,6 +225,10 @@ pub(crate) fn decide(
     for n in new {
         let id = n.stored.task.id;
         d.inserted.insert(id, n.stored);
+        if let Some(by) = n.stopped {
+            take(&mut d, board, Input::Stop { task: id, by }, now);
+            continue;
+        }
         if let Some((class, reason)) = n.blocked {
             settle_unstarted(&mut d, board, id, TaskInput::Withdraw { reason }, Some(class), now);
         }

@@ -22,7 +22,7 @@ use crate::{
 use frames::Timer;
 use grants::Grants;
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 use tokio::{
@@ -30,10 +30,12 @@ use tokio::{
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
+use windlass_contracts::frames::DownBody;
 use windlass_domain::{
     Timestamp,
-    ids::TaskId,
+    ids::{AgentId, TaskId},
     plan::segment,
+    task::TaskState,
     traffic::TrafficState,
     work::{Desired, WaveHost, WaveWork},
 };
@@ -315,7 +317,18 @@ impl Wave {
             self.set_timer(id, true);
             self.begin_traffic(id);
         }
+        self.ask_hosts().await;
         Ok(())
+    }
+
+    /// Lets the agents of what was granted say HELLO, which compares both sides: a result that an agent takes for known is said
+    /// again only then. It is not known here where the database was restored from a backup.
+    async fn ask_hosts(&self) {
+        let granted = self.board.tasks.values().filter(|t| matches!(t.task.state, TaskState::Granted | TaskState::Unknown));
+        let agents: BTreeSet<AgentId> = granted.filter_map(|t| t.task.agent).collect();
+        for agent in agents {
+            self.shared.send(agent, None, DownBody::WhoAreYou).await;
+        }
     }
 
     /// What the task says was begun with its host's load balancers goes on.

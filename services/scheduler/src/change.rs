@@ -256,6 +256,11 @@ impl Change {
                     self.rings.push(Ring::Work { pool: d.pool.clone(), id });
                 }
                 Effect::StopTasks { hosts, by, reason } => {
+                    // A host may have no task yet: then its executor finds the word when it makes the task.
+                    for (work, hosts) in d.running_on(&hosts) {
+                        tasks::insert_host_stops(&mut self.tx, work, &hosts, (&by, &reason, self.now)).await?;
+                        self.ring_work(d, work);
+                    }
                     for (task, work) in tasks::open_of_hosts(&mut self.tx, d.id, &hosts, false).await? {
                         let stop = tasks::Stop { task, by: by.clone(), reason: reason.clone(), at: self.now };
                         tasks::insert_stop(&mut self.tx, work, &stop).await?;

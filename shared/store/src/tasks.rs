@@ -307,6 +307,32 @@ pub async fn insert_stop(tx: &mut Tx, work: WorkId, s: &Stop) -> Result<(), Erro
         .map(|_| ())
 }
 
+/// Records a stop of hosts of a work, for tasks that an executor has yet to make; a second one changes nothing.
+pub async fn insert_host_stops(
+    tx: &mut Tx,
+    work: WorkId,
+    hosts: &[&str],
+    (by, reason, at): (&str, &str, Timestamp),
+) -> Result<(), Error> {
+    for host in hosts {
+        sql("INSERT INTO host_stops (work_id, host, person, reason, at) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (work_id, host) DO NOTHING")
+        .bind(work)
+        .bind(*host)
+        .bind(by)
+        .bind(reason)
+        .bind(at)
+        .execute(tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The hosts of a work that a person stopped: host, person, reason, when.
+pub async fn host_stops(tx: &mut Tx, work: WorkId) -> Result<Vec<(String, String, String, Timestamp)>, Error> {
+    sql("SELECT host, person, reason, at FROM host_stops WHERE work_id = $1 ORDER BY host").bind(work).fetch_all(tx).await
+}
+
 /// The stops of a work's tasks.
 pub async fn stops(tx: &mut Tx, work: WorkId) -> Result<Vec<Stop>, Error> {
     let rows: Vec<(Uuid, String, String, DateTime<Utc>)> =

@@ -25,6 +25,7 @@ fn board(hosts: usize, parallel: u32, max_failures: u32) -> (Board, Vec<NewTask>
                 task: fresh(uuid::Uuid::now_v7().into(), h, None),
             },
             blocked: None,
+            stopped: None,
         })
         .collect();
     {

@@ -119,9 +119,16 @@ impl Wave {
                 inputs.push(due);
             }
         }
+        let stops = self.host_stops(&mut tx, fresh || !making.is_empty()).await?;
+        for row in self.board.tasks.values().filter(|t| t.task.stop.is_none() && !t.task.state.is_final()) {
+            if let Some(by) = stops.get(&row.task.host) {
+                inputs.push(Input::Stop { task: row.task.id, by: by.clone() });
+            }
+        }
         let mut new = Vec::with_capacity(making.len());
         for h in &making {
-            new.push(self.new_task(&mut tx, h).await?);
+            let made = self.new_task(&mut tx, h).await?;
+            new.push(NewTask { stopped: stops.get(&h.host).cloned(), ..made });
         }
         let closed = {
             let waiting = self.board.tasks.values().chain(new.iter().map(|n| &n.stored));
@@ -200,6 +207,15 @@ impl Wave {
         Ok(self.overdue(row, now).is_some())
     }
 
+    /// The hosts that a person stopped, also before they had a task. What runs beside the wave is not stopped with it.
+    async fn host_stops(&self, tx: &mut Tx, look: bool) -> Result<BTreeMap<String, By>, Error> {
+        if !look || self.role != Role::Main {
+            return Ok(BTreeMap::new());
+        }
+        let rows = tasks::host_stops(tx, self.claim.work.id).await?;
+        Ok(rows.into_iter().map(|(host, who, reason, at)| (host, By { who, reason, at })).collect())
+    }
+
     async fn new_task(&self, tx: &mut Tx, h: &WaveHost) -> Result<NewTask, Error> {
         let work = &self.claim.work;
         let agent = self.shared.directory.agent_of_host(&h.host);
@@ -237,7 +253,7 @@ impl Wave {
         let task = dispatch::fresh(TaskId(Uuid::now_v7()), h, agent);
         let stored =
             StoredTask { work: work.id, deployment: work.deployment, step: step.clone(), segment, version: 1, task };
-        Ok(NewTask { stored, blocked })
+        Ok(NewTask { stored, blocked, stopped: None })
     }
 
     fn settled(&self, result: &WorkResult, version: u64) -> Draft {

@@ -337,6 +337,13 @@ impl Agent {
         self.lock().tasks.iter().filter(|(_, p)| matches!(p, Phase::Running)).map(|(id, _)| *id).collect()
     }
 
+    /// As if the report had been taken: it is not said again by itself.
+    pub(crate) fn forget_unacked(&self, task: TaskId) {
+        if let Some(Phase::Ended { acked, .. }) = self.lock().tasks.get_mut(&task) {
+            *acked = true;
+        }
+    }
+
     /// A new disk: the journal is gone, the identity is not.
     pub(crate) fn reimage(&self) {
         let mut s = self.lock();

@@ -142,3 +142,52 @@ async fn a_person_stops_single_hosts() {
         e.shut_down().await;
     }
 }
+
+#[tokio::test]
+async fn a_host_that_was_stopped_before_it_had_a_task_never_starts() {
+    for db in databases().await {
+        let mut w = World::new(db, 3, 3).await;
+        w.start_agents();
+        let work = w.wave(3, 3, 0).await;
+        let mut tx = w.store.write().await.expect("tx");
+        let word = ("ann", "its disk is full", chrono::Utc::now());
+        tasks::insert_host_stops(&mut tx, work, &["h1"], word).await.expect("stops");
+        tx.commit().await.expect("commits");
+        // No executor ran yet, so there was nothing that could be told.
+        let e = w.executor().await;
+        let hosts = w.hosts(work, 1).await;
+        assert_eq!(hosts.iter().map(|h| h.outcome).collect::<Vec<_>>(), [Succeeded, NotStarted, Succeeded]);
+        assert_eq!(hosts[1].class, Some(FailureClass::Stopped));
+        assert!(hosts[1].reason.as_ref().is_some_and(|r| r.contains("ann") && r.contains("its disk is full")));
+        assert!(w.agent(1).lock().starts.is_empty());
+        e.shut_down().await;
+    }
+}
+
+/// A database that was restored from a backup may lack a result that its agent was told is kept.
+#[tokio::test]
+async fn a_result_that_the_database_has_lost_is_asked_for_by_whoever_takes_the_work_over() {
+    for db in databases().await {
+        let mut w = World::new(db, 1, 1).await;
+        w.agent(0).lock().hang = true;
+        w.start_agents();
+        let first = w.executor().await;
+        let work = w.wave(1, 0, 0).await;
+        eventually(SOON, "h0 runs", async || (!w.agent(0).running().is_empty()).then_some(())).await;
+        w.until_state(work, 0, "granted").await;
+        first.crash().await;
+        w.agent(0).end_running(ReportedOutcome::Succeeded).await;
+        let task = w.task(work, 0).await;
+        w.agent(0).forget_unacked(task);
+        // The HELLO compares only what was granted a while ago.
+        let granted = chrono::Utc::now();
+        eventually(SOON, "the grant is old", async || {
+            (chrono::Utc::now() - granted > chrono::TimeDelta::milliseconds(1200)).then_some(())
+        })
+        .await;
+        let second = w.executor().await;
+        assert_eq!(w.outcomes(work, 1).await, [Succeeded]);
+        w.assert_single_starts();
+        second.shut_down().await;
+    }
+}

@@ -42,6 +42,7 @@ use crate::{
     work::{HostResult, WorkResult, WorkSpec},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Where a deployment rests. Planning and the moment of approval are events, not states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -497,6 +498,21 @@ impl Deployment {
 
     pub fn unknown_hosts(&self) -> Vec<String> {
         self.hosts().filter(|h| h.state == HostState::Unknown).map(|h| h.host.clone()).collect()
+    }
+
+    /// The works of waves that run on some of these hosts, with those hosts.
+    pub fn running_on<'a>(&self, hosts: &'a [String]) -> Vec<(WorkId, Vec<&'a str>)> {
+        let named: BTreeMap<&str, &'a str> = hosts.iter().map(|h| (h.as_str(), h.as_str())).collect();
+        let mut found = Vec::new();
+        for s in &self.steps {
+            let StepRunKind::Rollout(r) = &s.kind else { continue };
+            for w in r.waves.iter().filter(|w| w.state == WaveState::Running) {
+                let running = w.hosts.iter().filter(|h| h.state == HostState::Running);
+                let of: Vec<&str> = running.filter_map(|h| named.get(h.host.as_str()).copied()).collect();
+                found.extend(w.work.filter(|_| !of.is_empty()).map(|id| (id, of)));
+            }
+        }
+        found
     }
 
     /// Works that an executor has not settled yet.

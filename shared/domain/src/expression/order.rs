@@ -87,7 +87,7 @@ mod tests {
         let of = |source: &str| eval(source, &context).unwrap_or_else(|e| panic!("{source}: {e}"));
         assert_eq!(of("env.map.filter(k, true)"), json!(names));
         assert_eq!(of("(true ? env.map : env.map).filter(k, k != 'k00')"), json!(names[1..]));
-        assert_eq!(of("env.list + env.map"), json!([vec!["a".to_owned()], names.clone()].concat()));
+        assert_eq!(of("env.list + env.map"), json!([vec!["a".to_owned()], names].concat()));
         // All else is as it was.
         assert_eq!(of("env.list.filter(x, x == 'a') + env.list"), json!(["a", "a"]));
         assert_eq!(of("env.text + env.text + 'c'"), json!("bbc"));

@@ -78,6 +78,7 @@ fn inputs() -> Vec<(&'static str, TaskInput)> {
         ("silent", TaskInput::Silent { reason: reason() }),
         ("override", TaskInput::Override { by: "olga".into(), reason: reason() }),
         ("stop", TaskInput::Stop { by }),
+        ("known", TaskInput::Known { reason: reason() }),
     ]
 }
 
@@ -94,7 +95,10 @@ fn expected(state: TaskState, input: &str) -> Result<TaskState, Refusal> {
 
         (Offered, "accepted" | "accepted the same" | "accepted elsewhere") => Ok(Granted),
         (Offered, "fenced" | "withdraw" | "auto stop" | "stop") => Ok(NotStarted),
-        // Nothing was granted: it can neither have run nor be silent.
+        // Nothing that anybody here remembers was granted, and yet the host has begun it: a restored database.
+        (Offered, "started" | "started elsewhere" | "known") => Ok(Unknown),
+        (Offered, "succeeded" | "succeeded elsewhere" | "failed" | "cancelled" | "interrupted") => Ok(Unknown),
+        // Else it can neither have run nor be silent.
         (Offered, _) => Err(Unfitting),
 
         (Granted, "accepted" | "started" | "step" | "stop") => Ok(Granted),
