@@ -77,7 +77,8 @@ async fn one_trace_goes_through_every_service_to_the_process_on_the_host() {
     let hosts = ["h1"];
     w.reach(Reach::Agent, &hosts).await;
     // Nobody answers there: a delivery that fails is part of the trace like any other.
-    let channel = "---\nkind: channel\nname: ops\nprovider: { type: slack, url: ops-url }\nrules:\n  - { severity: info }\n";
+    let channel =
+        "---\nkind: channel\nname: ops\nprovider: { type: slack, url: ops-url }\nrules:\n  - { severity: info }\n";
     w.apply(&(w.catalog(&hosts, "1", 0, "parallel: 0") + channel)).await;
     w.secret("project.shop", "ci", SECRET).await;
     w.secret("channel", "ops-url", &format!("{endpoint}/chat")).await;

@@ -86,6 +86,11 @@ allow_private_addresses = ["127.0.0.0/8"]
 
 impl World {
     pub(crate) async fn start(db: Db, form: Form) -> World {
+        World::start_with(db, form, "").await
+    }
+
+    /// With more settings: whole sections of the file.
+    pub(crate) async fn start_with(db: Db, form: Form, more: &str) -> World {
         install_tls();
         let dir = temp_dir();
         let state = dir.path().join("state");
@@ -104,7 +109,7 @@ impl World {
             dir,
             _db: db,
         };
-        let mut text = settings(&state, &w._db, api, nats_port);
+        let mut text = settings(&state, &w._db, api, nats_port) + more;
         if form == Form::Scaled {
             let nats_store = w.dir.path().join("nats");
             let out = std::process::Command::new(program("windlass"))

@@ -324,7 +324,8 @@ impl Wave {
     /// Lets the agents of what was granted say HELLO, which compares both sides: a result that an agent takes for known is said
     /// again only then. It is not known here where the database was restored from a backup.
     async fn ask_hosts(&self) {
-        let granted = self.board.tasks.values().filter(|t| matches!(t.task.state, TaskState::Granted | TaskState::Unknown));
+        let granted =
+            self.board.tasks.values().filter(|t| matches!(t.task.state, TaskState::Granted | TaskState::Unknown));
         let agents: BTreeSet<AgentId> = granted.filter_map(|t| t.task.agent).collect();
         for agent in agents {
             self.shared.send(agent, None, DownBody::WhoAreYou).await;

@@ -5,9 +5,9 @@ use crate::{
     change::{Cause, Change, Ring},
     decide, promotion, request, rollback,
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 use tracing::Instrument;
 use windlass_bus::{ConsumerSpec, Context, Message, Outcome, Wake, consume, run_reconciler};
@@ -24,15 +24,16 @@ const SIDE_CONCURRENCY: usize = 4;
 /// Moves of one deployment in one look, and tries of one move that another process got in the way of.
 const MAX_MOVES: usize = 64;
 const MAX_TRIES: usize = 20;
-/// How far back a poll looks for results that were not applied. The first one looks at all there are: what came while no scheduler
-/// ran is found by it, and what comes while one runs rings, and is found by the polls after it.
-const RESULTS_BACK: std::time::Duration = std::time::Duration::from_secs(3600);
+/// How far back a poll looks for results that were not applied. Now and then one looks at all there are: nothing that this process
+/// slept through, or could not apply for long, stays behind.
+const RESULTS_BACK: Duration = Duration::from_secs(3600);
+const ALL_RESULTS: Duration = Duration::from_secs(600);
 
 /// Runs until the context's shutdown is cancelled.
 pub async fn run(ctx: Context) -> Result<(), Error> {
     let wake = Wake::new();
     let side = Wake::new();
-    let looked = AtomicBool::new(false);
+    let looked = Mutex::new(None);
     let scheduler = Arc::new(Scheduler { ctx: ctx.clone(), wake: wake.clone(), side: side.clone(), looked });
 
     let commands = ConsumerSpec::new("scheduler", subjects::STREAM_COMMANDS, "scheduler", subjects::ALL_COMMANDS);
@@ -81,8 +82,8 @@ pub(crate) struct Scheduler {
     ctx: Context,
     wake: Wake<DeploymentId>,
     side: Wake<Side>,
-    /// All results there are were looked at once.
-    looked: AtomicBool,
+    /// When all results there are were looked at last.
+    looked: Mutex<Option<Instant>>,
 }
 
 /// What is looked at beside deployments.
@@ -156,13 +157,17 @@ impl Scheduler {
     async fn due(&self) -> Result<Vec<DeploymentId>, Error> {
         let mut tx = self.ctx.store.read().await?;
         let now = tx.now().await?;
-        let since = self.looked.load(Ordering::Relaxed).then(|| now - RESULTS_BACK);
-        let due = deployments::due(&mut tx, now, since).await?;
+        let all = self.looked().is_none_or(|at| at.elapsed() >= ALL_RESULTS);
+        let due = deployments::due(&mut tx, now, (!all).then(|| now - RESULTS_BACK)).await?;
         // More than fit are asked for again before less is looked at.
-        if due.len() < deployments::DUE_AT_ONCE {
-            self.looked.store(true, Ordering::Relaxed);
+        if all && due.len() < deployments::DUE_AT_ONCE {
+            *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         Ok(due)
+    }
+
+    fn looked(&self) -> Option<Instant> {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn side_due(&self) -> Result<Vec<Side>, Error> {

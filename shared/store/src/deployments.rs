@@ -85,14 +85,13 @@ pub struct Shown {
 
 pub async fn shown(tx: &mut Tx, id: DeploymentId) -> Result<Option<Shown>, Error> {
     type Row4 = (Doc, i64, Option<Json<serde_json::Value>>, Option<i64>);
-    let row: Option<Row4> =
-        sql("SELECT d.doc, d.version, c.doc AS project, h.next FROM deployments d
+    let row: Option<Row4> = sql("SELECT d.doc, d.version, c.doc AS project, h.next FROM deployments d
              LEFT JOIN catalog c ON c.kind = 'project' AND c.key = d.project
              LEFT JOIN event_heads h ON h.aggregate = 'deployment' AND h.aggregate_id = $2 WHERE d.id = $1")
-        .bind(id)
-        .bind(id.to_string())
-        .fetch_optional(tx)
-        .await?;
+    .bind(id)
+    .bind(id.to_string())
+    .fetch_optional(tx)
+    .await?;
     row.map(|(doc, version, project, next)| {
         Ok(Shown {
             stored: Stored::try_from(Row { doc, version })?,

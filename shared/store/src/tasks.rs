@@ -330,7 +330,10 @@ pub async fn insert_host_stops(
 
 /// The hosts of a work that a person stopped: host, person, reason, when.
 pub async fn host_stops(tx: &mut Tx, work: WorkId) -> Result<Vec<(String, String, String, Timestamp)>, Error> {
-    sql("SELECT host, person, reason, at FROM host_stops WHERE work_id = $1 ORDER BY host").bind(work).fetch_all(tx).await
+    sql("SELECT host, person, reason, at FROM host_stops WHERE work_id = $1 ORDER BY host")
+        .bind(work)
+        .fetch_all(tx)
+        .await
 }
 
 /// The stops of a work's tasks.

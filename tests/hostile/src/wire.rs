@@ -47,7 +47,7 @@ fn both_ways<T: Serialize + DeserializeOwned + PartialEq + Debug>(whole: &[u8], 
     }
 }
 
-/// The bytes are a CloudEvent. Writing and reading it again loses nothing, extensions of others included.
+/// The bytes are a `CloudEvent`. Writing and reading it again loses nothing, extensions of others included.
 pub(crate) fn envelope(bytes: &[u8]) {
     let Ok(event) = serde_json::from_slice::<CloudEvent>(bytes) else { return };
     let mut written = serde_json::to_value(&event).expect("writes");

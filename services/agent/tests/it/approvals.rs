@@ -146,15 +146,12 @@ fn forgeries(good: &Offer, approval: &KeyPair, executor: &KeyPair) -> Vec<(Strin
         with("signatures swapped", vec![swapped.0, swapped.1]),
         with(
             "no signatures",
-            vec![
-                Approval { signature: String::new(), ..bob.clone() },
-                Approval { signature: String::new(), ..cat.clone() },
-            ],
+            vec![Approval { signature: String::new(), ..bob.clone() }, Approval { signature: String::new(), ..cat }],
         ),
         with("a person renamed", vec![bob.clone(), Approval { person: "cat".into(), ..bob.clone() }]),
         with("signed by the executor", ["bob", "cat"].map(|p| signed(good, p, executor, |_| {})).to_vec()),
         with("signed by a stranger", ["bob", "cat"].map(|p| signed(good, p, &stranger, |_| {})).to_vec()),
-        with("a line break in a name", vec![bob.clone(), Approval { person: "bob\n".into(), ..bob.clone() }]),
+        with("a line break in a name", vec![bob.clone(), Approval { person: "bob\n".into(), ..bob }]),
     ]);
     // What the host's policy forbids, however well it is approved.
     let approve = |mut o: Offer| {

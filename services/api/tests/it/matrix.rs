@@ -153,8 +153,78 @@ async fn no_route_lets_in_who_it_should_not() {
         }
         assert!(wrong.is_empty(), "{} of {cells} cells on {}:\n{}", wrong.len(), w.db, wrong.join("\n"));
         assert!(cells > 2000, "only {cells} cells");
+        eprintln!("{cells} cells on {}", w.db);
         w.stop().await;
     }
+}
+
+/// Streams, helpers and what others send are routes like all: none of them is beside the table.
+#[test]
+fn the_matrix_holds_streams_helpers_and_hooks() {
+    let table = windlass_api::route_table();
+    let has = |path: &str| table.iter().any(|r| r.path.contains(path));
+    for path in ["/deployments/{id}/events", "/deployments/{id}/logs", "/form", "/values", "/openapi.json", "/schemas/"]
+        .into_iter()
+        .chain(["/hooks/", "/plugin-callbacks/", "/enroll", "/metrics", "/audit/export", "/diagnosis", "/doctor"])
+    {
+        assert!(has(path), "{path}");
+    }
+    // What asks for nothing at all is little, and written down here a second time.
+    let open: Vec<&str> = table.iter().filter(|r| r.access == Access::Public).map(|r| r.path).collect();
+    for path in &open {
+        let known = ["/healthz", "/readyz", "/api/v1/openapi.json", "/api/v1/schemas/flow.json"].contains(path);
+        assert!(known, "{path} is open to everybody");
+    }
+}
+
+/// Addresses that look like a route and are none, and methods that a route does not have: nobody gets in by them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_address_beside_the_table_lets_anybody_in() {
+    let w = World::start(windlass_testkit::Db::sqlite()).await;
+    w.fill().await;
+    let table = windlass_api::route_table();
+    let (mut tried, mut wrong) = (0, Vec::new());
+    for route in table.iter().filter(|r| matches!(r.access, Access::May(..) | Access::Token)) {
+        let path = route.path.replace("{project}", "shop").replace("{kind}", "project").replace("{key}", "shop");
+        let path = path.replace("{id}", &Uuid::nil().to_string()).replace("{name}", "h1").replace("{version}", "1");
+        let path = path.replace("{scope}", "project.shop").replace("{environment}", "beta");
+        let short = path.trim_start_matches("/api/v1").to_owned();
+        let ways = [
+            path.clone(),
+            format!("{path}/"),
+            format!("/{path}"),
+            format!("{path}//"),
+            format!("{path};x=1"),
+            format!("{path}%00"),
+            format!("{path}%2f"),
+            format!("{path}?token=admin&access_token=x&Authorization=Bearer%20x"),
+            path.to_uppercase(),
+            path.replace("/api/v1/", "/api/v1/./"),
+            path.replace("/api/v1/", "/api/v1/healthz/../"),
+            path.replace("/api/v1/", "/api/v1/%2e%2e/v1/"),
+            path.replace("/api/v1", "/api"),
+            format!("/healthz{short}"),
+        ];
+        for way in ways {
+            for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"] {
+                tried += 1;
+                let r = w.http.request(method.parse().expect("method"), format!("{}{way}", w.base));
+                // As a proxy might say it, and as it might not.
+                let r = r.header("x-original-url", "/healthz").header("x-http-method-override", "GET");
+                let r = r.header("x-forwarded-for", "127.0.0.1").header("cookie", "token=admin").body("");
+                let r = r.send().await.expect("answers");
+                // The console answers to what is no address of the api with its page.
+                let page = r.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"text/html"));
+                if r.status().as_u16() < 400 && !page {
+                    wrong.push(format!("{method} {way}: {}", r.status()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), wrong.join("\n"));
+    eprintln!("{tried} addresses beside the table");
+    assert!(tried > 5000, "{tried}");
+    w.stop().await;
 }
 
 fn by_project(a: &Access) -> bool {

@@ -106,13 +106,12 @@ pub(crate) async fn once(
         output.insert("json".into(), json);
     }
     let done = Done { output, ..Done::default() };
-    if statuses::fits(want, r.status) && fits {
-        return done;
-    }
-    let reason = if fits {
+    let reason = if !statuses::fits(want, r.status) {
         format!("it answered {} instead of {}", r.status, statuses::shown(want))
-    } else {
+    } else if !fits {
         format!("it answered {} without the expected text", r.status)
+    } else {
+        return done;
     };
     Done { output: done.output, ..failed(reason) }
 }

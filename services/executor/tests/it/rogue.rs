@@ -52,7 +52,8 @@ impl World {
 
     async fn attack(&self, attacks: &[Attack]) {
         for a in attacks {
-            self.client.publish(a.subject.clone(), a.bytes.clone().into()).await.expect("publishes");
+            let sent = self.client.publish(a.subject.clone(), a.bytes.clone().into()).await;
+            sent.unwrap_or_else(|e| panic!("{}: {e}", a.name));
         }
         self.client.flush().await.expect("flushes");
     }

@@ -6,8 +6,8 @@ mod holds;
 mod marks;
 mod ordered;
 mod planning;
-mod rights;
 mod reopen;
+mod rights;
 mod rollback;
 mod world;
 

@@ -14,6 +14,7 @@ use windlass_domain::{
 };
 
 /// One attack: what it is, and what is published where.
+#[derive(Debug)]
 pub(crate) struct Attack {
     pub(crate) name: String,
     pub(crate) subject: String,
