@@ -38,25 +38,25 @@ pub(crate) fn of(name: &str) -> Option<Permissions> {
     let mut say = |all: &[&str]| publish.extend(all.iter().map(|s| (*s).to_owned()));
     match name {
         "api" => {
-            say(&["windlass.cmd.deployment.*", "windlass.work.*", subjects::WORK_SETTLED]);
+            say(&[subjects::EVERY_COMMAND, subjects::EVERY_POOL, subjects::WORK_SETTLED]);
             say(&consumer(subjects::STREAM_IN, "api-intake").iter().map(String::as_str).collect::<Vec<_>>());
-            subscribe.extend(["windlass.outcome.*", "windlass.log.*", subjects::ALL_EVENTS].map(str::to_owned));
+            subscribe.extend([subjects::EVERY_OUTCOME, subjects::EVERY_LOG, subjects::ALL_EVENTS].map(str::to_owned));
         }
         "scheduler" => {
-            say(&["windlass.work.*", "windlass.outcome.*", "windlass.cmd.deployment.*"]);
+            say(&[subjects::EVERY_POOL, subjects::EVERY_OUTCOME, subjects::EVERY_COMMAND]);
             say(&consumer(subjects::STREAM_COMMANDS, "scheduler").iter().map(String::as_str).collect::<Vec<_>>());
             subscribe.push(subjects::WORK_SETTLED.to_owned());
         }
         "executor" => {
-            say(&["windlass.work.*", "windlass.log.*", subjects::WORK_SETTLED, "windlass.plugin.>"]);
-            subscribe.push("windlass.work.*".to_owned());
+            say(&[subjects::EVERY_POOL, subjects::EVERY_LOG, subjects::WORK_SETTLED, subjects::EVERY_PLUGIN]);
+            subscribe.push(subjects::EVERY_POOL.to_owned());
         }
         "notifier" => {
             say(&consumer(subjects::STREAM_EVENTS, "notifier").iter().map(String::as_str).collect::<Vec<_>>());
         }
         "auditor" => subscribe.push(subjects::ALL_EVENTS.to_owned()),
         "plugins" => {
-            subscribe.push("windlass.plugin.>".to_owned());
+            subscribe.push(subjects::EVERY_PLUGIN.to_owned());
             respond = true;
         }
         "events" => {

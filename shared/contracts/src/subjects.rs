@@ -16,6 +16,13 @@ pub const ALL_WORK: &str = "windlass.work.>";
 pub const ALL_IN: &str = "windlass.in.>";
 pub const ALL_DEAD: &str = "windlass.dlq.>";
 
+// What a service may say or hear of one kind, for its rights at the broker.
+pub const EVERY_COMMAND: &str = "windlass.cmd.deployment.*";
+pub const EVERY_OUTCOME: &str = "windlass.outcome.*";
+pub const EVERY_POOL: &str = "windlass.work.*";
+pub const EVERY_LOG: &str = "windlass.log.*";
+pub const EVERY_PLUGIN: &str = "windlass.plugin.>";
+
 /// `windlass.evt.<aggregate>.<id>.<what>`; ids other than UUIDs and names have their dots and slashes replaced.
 pub fn event(aggregate: &str, id: &str, what: &str) -> String {
     format!("windlass.evt.{aggregate}.{}.{}", token(id), token(what))
