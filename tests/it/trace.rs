@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest, common::v1::any_value::Value, trace::v1::Span,
 };
 use prost::Message;
+use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Read, Write},
@@ -69,7 +70,12 @@ fn take(c: &TcpStream, keep: &Spans) -> Option<()> {
         keep.lock().expect("lock").entry(name).or_default().extend(came);
     }
     let mut c = c;
-    c.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n").ok()
+    c.write_all(if traces {
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n"
+    } else {
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
+    })
+    .ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,15 +87,18 @@ async fn one_trace_goes_through_every_service_to_the_process_on_the_host() {
     w.reach(Reach::Agent, &hosts).await;
     let channel =
         "---\nkind: channel\nname: ops\nprovider: { type: slack, url: ops-url }\nrules:\n  - { severity: info }\n";
-    w.apply(&(w.catalog(&hosts, "1", 0, "parallel: 0") + channel)).await;
+    w.apply(&(w.catalog(&hosts, "1", 1, "parallel: 0") + channel)).await;
     w.secret("project.shop", "ci", SECRET).await;
     w.secret("channel", "ops-url", &format!("{endpoint}/chat")).await;
+    let bob = w.person("bob", "approver").await;
     w.agents(&hosts).await;
     let files = [("VERSION", "1.0.0"), ("bin/go", "echo $TRACEPARENT > $WINDLASS_ROOT/trace")];
     let (package, digest, _) = pack(w.dir.path(), "one", &files);
     let (status, answer) = w.hook("evt-1", &cdevent("evt-1", "1.0.0", &package, &digest)).await;
     assert!((200..300).contains(&status), "{status} {answer}");
     let id = answer["deployments"][0].as_str().unwrap_or_else(|| panic!("a deployment: {answer}")).to_owned();
+    let d = w.until(&id, &["awaiting_approval"]).await;
+    w.post_as(&bob, &format!("/deployments/{id}/approve"), json!({ "digest": d["plan_digest"] })).await;
     w.until(&id, &["succeeded"]).await;
 
     let trace = u128::from_str_radix(TRACE, 16).expect("hex").to_be_bytes();
