@@ -43,6 +43,12 @@ struct Key {
     segment: u32,
 }
 
+impl Key {
+    fn is_of(&self, a: &Accepted) -> bool {
+        a.deployment == self.deployment && a.spec.step == self.step && a.spec.segment == self.segment
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
     /// `nonce` is that of the last ACCEPT of this process; a restart forgets it.
@@ -288,6 +294,15 @@ impl Dispatch {
             out.push(refuse(RefuseCode::Known, "this task ended here long ago; its report is gone".into()));
             return;
         }
+        let key = Key { deployment: offer.deployment, step: offer.spec.step.clone(), segment: offer.spec.segment };
+        // Before its age is looked at: a database that was restored offers with old fences, and a person must hear that this host
+        // has had the attempt, not that it takes nothing.
+        let had = self.tasks.values().filter_map(|t| t.accepted.as_ref());
+        if let Some(a) = had.filter(|a| key.is_of(a)).find(|a| a.attempt >= offer.attempt) {
+            let detail = format!("attempt {} is known here, the offer is attempt {}", a.attempt, offer.attempt);
+            out.push(refuse(RefuseCode::Known, detail));
+            return;
+        }
         let epoch = self.epochs.get(&offer.work).copied().unwrap_or(0);
         if offer.epoch < epoch {
             let detail = format!("epoch {} of the offer is older than {epoch}, which this host has seen", offer.epoch);
@@ -301,17 +316,11 @@ impl Dispatch {
             out.push(refuse(RefuseCode::Stale, detail));
             return;
         }
-        let key = Key { deployment: offer.deployment, step: offer.spec.step.clone(), segment: offer.spec.segment };
         let mut overtaken = Vec::new();
         let mut running = 0;
         for (id, t) in &self.tasks {
             let Some(a) = &t.accepted else { continue };
-            let same = a.deployment == key.deployment && a.spec.step == key.step && a.spec.segment == key.segment;
-            if same && a.attempt >= offer.attempt {
-                let detail = format!("attempt {} is known here, the offer is attempt {}", a.attempt, offer.attempt);
-                out.push(refuse(RefuseCode::Known, detail));
-                return;
-            }
+            let same = key.is_of(a);
             let older = same || (a.spec.project == place.0 && a.spec.environment == place.1 && a.fence < offer.fence);
             match &t.phase {
                 Phase::Running { .. } if older => {

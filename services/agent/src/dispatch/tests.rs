@@ -188,6 +188,8 @@ fn attempts_epochs_and_fences_only_grow() {
     let mut h = Host::new();
     h.offer(&Offer { epoch: 5, fence: 5, ..offer(1, 2) }, "n1");
     assert_eq!(refusal(&h.offer(&Offer { epoch: 5, fence: 5, ..offer(2, 1) }, "n")), Some(RefuseCode::Known));
+    // Of a database that was restored: what is known here comes before what is old.
+    assert_eq!(refusal(&h.offer(&Offer { epoch: 0, fence: 1, ..offer(2, 2) }, "n")), Some(RefuseCode::Known));
     assert_eq!(refusal(&h.offer(&Offer { epoch: 4, fence: 5, ..offer(3, 3) }, "n")), Some(RefuseCode::Stale));
     assert_eq!(refusal(&h.offer(&Offer { epoch: 5, fence: 4, ..offer(3, 3) }, "n")), Some(RefuseCode::Stale));
     assert_eq!(starts(&h.grant(1, "n1", 1)), 0, "a grant of an older epoch");
