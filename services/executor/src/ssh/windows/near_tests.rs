@@ -9,6 +9,7 @@ use crate::ssh::{
     Fault,
     connect::{Session, Target, connect},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use nkeys::KeyPair;
 use russh::keys::{PrivateKey, PublicKey, decode_secret_key};
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 use windlass_contracts::{
-    frames::{self, Down, DownBody, Offer, RefuseCode, Up, UpBody},
+    frames::{self, Down, DownBody, Offer, OpenState, RefuseCode, Up, UpBody},
     stdio::Welcome,
 };
 use windlass_domain::{
@@ -234,9 +235,9 @@ async fn hear<T>(near: &mut Near, what: &str, mut is: impl FnMut(&Up) -> Option<
     }
 }
 
-async fn instance(near: &mut Near) -> String {
+async fn instance(near: &mut Near) -> (String, Vec<OpenState>) {
     hear(near, "HELLO", |u| match &u.body {
-        UpBody::Hello(_) => Some(u.instance.clone()),
+        UpBody::Hello(h) => Some((u.instance.clone(), h.open.iter().map(|o| o.state).collect())),
         _ => None,
     })
     .await
@@ -250,13 +251,73 @@ async fn result(near: &mut Near) -> TaskReport {
     .await
 }
 
+fn is_started(u: &Up) -> Option<()> {
+    matches!(u.body, UpBody::Started { .. }).then_some(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_goes_on_without_its_link_and_is_found_again() {
+    let lab = Lab::start();
+    let task: TaskId = uuid::Uuid::from_u128(1).into();
+    let (session, mut near) = lab.open().await.expect("opens");
+    let (first, _) = instance(&mut near).await;
+    let offered = offer(1, vec![lab.waits()]);
+    lab.down(&mut near, &first, offered.clone()).await;
+    lab.grant(&mut near, task, &first).await;
+    hear(&mut near, "STARTED", is_started).await;
+    eventually(PATIENCE, "the script runs", async || (lab.starts() == 1).then_some(())).await;
+    drop((session, near));
+    // Another process finds the same journal, and a task that runs.
+    let (_session, mut near) = lab.open().await.expect("opens again");
+    assert_eq!(instance(&mut near).await, (first.clone(), vec![OpenState::Running]));
+    lab.down(&mut near, &first, offered).await;
+    hear(&mut near, "STARTED", is_started).await;
+    std::fs::write(lab.at("gate"), "").expect("gate");
+    let begun = Instant::now();
+    // All that is said counts, also beside what is waited for.
+    let mut log = std::collections::BTreeMap::new();
+    let report = loop {
+        let mut report = None;
+        hear(&mut near, "the log and the result", |u| {
+            match &u.body {
+                UpBody::Log(f) => drop(log.insert(f.seq, STANDARD.decode(&f.data).expect("base64"))),
+                UpBody::Result { report: r, .. } => report = Some(r.clone()),
+                _ => return None,
+            }
+            Some(())
+        })
+        .await;
+        // As a receiver does: an acknowledgement means everything before it, too.
+        if let Some(seq) = (0..).take_while(|n| log.contains_key(n)).last() {
+            lab.down(&mut near, &first, DownBody::LogAck { task, seq, window: 1 << 20 }).await;
+        }
+        if let Some(report) = report.filter(|r| r.log_frames == log.len() as u64) {
+            break report;
+        }
+        assert!(begun.elapsed() < PATIENCE, "the log has {log:?}");
+    };
+    assert_eq!((report.outcome, report.steps.len()), (ReportedOutcome::Failed, 1));
+    assert_eq!((report.steps[0].outcome, report.steps[0].exit_code), (StepOutcome::Failed, Some(3)));
+    assert!(report.steps[0].message.starts_with("exited with code 3: two"), "{report:?}");
+    assert_eq!(String::from_utf8_lossy(&log.into_values().collect::<Vec<_>>().concat()), "one\ntwo\n");
+    assert_eq!(std::fs::read_to_string(lab.at("values")).expect("kept"), NASTY.map(|v| format!("{v}|")).concat());
+    assert_eq!(lab.starts(), 1);
+    // What is over is forgotten there, and known for ever.
+    lab.down(&mut near, &first, DownBody::ResultAck { task }).await;
+    near.tick().await.expect("the host answers");
+    assert!(!lab.at("state/tasks").join(task.to_string()).exists());
+    drop(near);
+    let (_session, mut near) = lab.open().await.expect("opens");
+    assert_eq!(instance(&mut near).await, (first, vec![]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_never_began_is_proven_and_cannot_begin_later() {
     let lab = Lab::start();
     let task: TaskId = uuid::Uuid::from_u128(2).into();
     std::fs::write(lab.at("faults/lose-runner"), "").expect("writes");
     let (_session, mut near) = lab.open().await.expect("opens");
-    let i = instance(&mut near).await;
+    let (i, _) = instance(&mut near).await;
     lab.down(&mut near, &i, offer(2, vec![lab.waits()])).await;
     lab.grant(&mut near, task, &i).await;
     assert_eq!(result(&mut near).await.outcome, ReportedOutcome::Fenced);
@@ -273,7 +334,7 @@ async fn a_stop_ends_what_runs_and_what_is_not_built_is_refused() {
     let lab = Lab::start();
     let task: TaskId = uuid::Uuid::from_u128(3).into();
     let (session, mut near) = lab.open().await.expect("opens");
-    let i = instance(&mut near).await;
+    let (i, _) = instance(&mut near).await;
     lab.down(&mut near, &i, offer(4, vec![step("artifact.fetch", json!({}))])).await;
     let code = hear(&mut near, "REFUSE", |u| match &u.body {
         UpBody::Refuse { code, detail, .. } => Some((*code, detail.clone())),
