@@ -27,4 +27,5 @@ mod targets;
 mod tidy;
 mod trace;
 mod traffic;
+mod windows;
 mod world;

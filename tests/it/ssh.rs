@@ -36,6 +36,8 @@ struct Sshd {
     public: String,
     /// More for the host's `ssh:`.
     more: String,
+    /// More for its sshd.
+    config: String,
 }
 
 /// An ed25519 or other key pair without passphrase; the answer is the public half.
@@ -70,12 +72,27 @@ impl World {
         }
     }
 
+    /// One host whose sshd runs `command` whatever it is asked for, named as one with PowerShell.
+    pub(crate) async fn reach_windows(&mut self, host: &str, command: &str) {
+        self.reach(Reach::Ssh, &[]).await;
+        self.add_host(host, "ed25519");
+        let sshd = self.host_mut(host);
+        sshd.more = "  shell: powershell\n  untested: true\n".into();
+        sshd.config = format!("ForceCommand {command}\n");
+        self.start_process(host);
+    }
+
+    /// The processes that serve the connections to a host.
+    pub(crate) fn links(&self, host: &str) -> Vec<u32> {
+        self.processes.get(host).map(|p| connections(p.pid())).unwrap_or_default()
+    }
+
     /// One more host, not started yet.
     fn add_host(&mut self, host: &str, kind: &str) {
         std::fs::create_dir_all(self.root(host)).expect("root");
         let fleet = self.fleet.as_mut().expect("reach was called");
         let public = keygen(&fleet.dir.join(format!("{host}_key")), kind);
-        fleet.hosts.insert(host.into(), Sshd { port: free_port(), public, more: String::new() });
+        fleet.hosts.insert(host.into(), Sshd { port: free_port(), public, more: String::new(), config: String::new() });
     }
 
     fn host_mut(&mut self, host: &str) -> &mut Sshd {
@@ -93,8 +110,9 @@ impl World {
         let config = format!(
             "ListenAddress 127.0.0.1\nPort {}\nHostKey {key}\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n\
-             PrintMotd no\nLogLevel INFO\nMaxStartups 100\n",
+             PrintMotd no\nLogLevel INFO\nMaxStartups 100\n{}",
             s.port,
+            s.config,
             key = dir.join(format!("{host}_key")).display(),
             keys = dir.join("authorized_keys").display(),
         );
@@ -132,7 +150,7 @@ impl World {
         }
     }
 
-    async fn host(&self, name: &str) -> Value {
+    pub(crate) async fn host(&self, name: &str) -> Value {
         let hosts = self.get("/hosts").await;
         let items = hosts["items"].as_array().expect("items");
         items.iter().find(|h| h["name"] == name).cloned().unwrap_or_default()
@@ -200,7 +218,7 @@ fn waits_for(gate: &Path) -> String {
     format!("echo before the cut\nwhile [ ! -e {0} ]; do sleep 0.05; done\necho after the cut\n", gate.display())
 }
 
-async fn log_of(w: &World, id: &str) -> String {
+pub(crate) async fn log_of(w: &World, id: &str) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let page = w.get(&format!("/deployments/{id}/logs?limit=500")).await;
     let items = page["items"].as_array().expect("items");
