@@ -12,7 +12,7 @@ import tempfile
 import threading
 
 import fleet as fleets
-from parts import free_port, heading, judge
+from parts import end, free_port, heading, judge
 
 HOSTS = 16
 SECONDS = 3
@@ -160,3 +160,4 @@ def main():
 
 
 main()
+end()

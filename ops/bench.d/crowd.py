@@ -13,7 +13,7 @@ import threading
 import time
 
 import fleet as fleets
-from parts import free_port, heading, judge, share
+from parts import end, free_port, heading, judge, share
 
 PROJECTS, ENVIRONMENTS = 100, 10
 AT_ONCE = 500
@@ -196,3 +196,4 @@ def main():
 
 
 main()
+end()

@@ -10,7 +10,7 @@ import threading
 import time
 
 import fleet as fleets
-from parts import free_port, heading, judge, share
+from parts import end, free_port, heading, judge, share
 
 STEPS = 20
 CATALOG = """kind: project
@@ -149,3 +149,4 @@ def main():
 
 
 main()
+end()

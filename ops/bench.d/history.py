@@ -14,7 +14,7 @@ import time
 import uuid
 
 import fleet as fleets
-from parts import free_port, heading, judge
+from parts import end, free_port, heading, judge
 
 PROJECTS, ENVIRONMENTS = 200, 5
 READS = 40
@@ -201,3 +201,4 @@ def main():
 
 
 main()
+end()

@@ -17,7 +17,7 @@ import time
 import uuid
 
 import fleet as fleets
-from parts import free_port, heading, judge, share
+from parts import end, free_port, heading, judge, share
 
 AGENTS = 4
 CATALOG = """kind: project
@@ -150,3 +150,4 @@ def main():
 
 
 main()
+end()

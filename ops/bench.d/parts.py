@@ -55,6 +55,13 @@ def judge(what, value, unit, limit, least=False):
     sys.stdout.flush()
 
 
+def end():
+    """Ends the program: with 1 when a target was missed, so that a script sees it too."""
+    if MISSED:
+        print(f"missed: {'; '.join(MISSED)}")
+    sys.exit(1 if MISSED else 0)
+
+
 def share(values, part):
     """The value below which this part of all lies (nearest rank)."""
     ordered = sorted(values)

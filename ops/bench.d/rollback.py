@@ -10,7 +10,7 @@ import tempfile
 import time
 
 import fleet as fleets
-from parts import busy, free_port, machine, median, pack, serve_files, start_ssh, verify
+from parts import busy, end, free_port, machine, median, pack, serve_files, start_ssh, verify
 
 ROUNDS = 5
 SSH_AT_ONCE = 32
@@ -134,3 +134,4 @@ def main():
 
 
 main()
+end()

@@ -57,6 +57,7 @@ class Ssh:
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {self.dir}/host\nPidFile none\n"
             f"AuthorizedKeysFile {self.dir}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
             "PermitRootLogin prohibit-password\nMaxStartups 2000:30:4000\nMaxSessions 2000\nLogLevel ERROR\n"
+            "Subsystem sftp internal-sftp\n"  # pyinfra uploads by SFTP
         )
         if os.getuid() == 0:
             os.makedirs("/run/sshd", exist_ok=True)

@@ -56,7 +56,8 @@ pub(crate) async fn run(shared: Arc<Shared>, bells: Vec<Subscription>) {
             () = tokio::time::sleep_until(next) => {
                 next = Instant::now() + until_expiry(&shared, poll).await;
                 let room = settings.executor.max_works.saturating_sub(driven.len());
-                match claim(&shared, room).await {
+                let mine: Vec<WorkId> = driven.keys().copied().collect();
+                match claim(&shared, room, &mine).await {
                     Ok(claims) => {
                         if claims.len() == room && room > 0 {
                             tracing::debug!(room, "all room for works is taken");
@@ -96,7 +97,7 @@ async fn until_expiry(shared: &Shared, poll: Duration) -> Duration {
     }
 }
 
-async fn claim(shared: &Shared, room: usize) -> Result<Vec<Claim>, windlass_store::Error> {
+async fn claim(shared: &Shared, room: usize, driven: &[WorkId]) -> Result<Vec<Claim>, windlass_store::Error> {
     if room == 0 {
         return Ok(vec![]);
     }
@@ -107,7 +108,8 @@ async fn claim(shared: &Shared, room: usize) -> Result<Vec<Claim>, windlass_stor
     }
     let mut tx = shared.ctx.store.write().await?;
     let limit = u32::try_from(room).unwrap_or(u32::MAX);
-    let claims = works::claim(&mut tx, &settings.pools, &shared.ctx.owner, settings.lease_s.get(), limit).await?;
+    let claims =
+        works::claim(&mut tx, &settings.pools, &shared.ctx.owner, settings.lease_s.get(), limit, driven).await?;
     tx.commit().await?;
     Ok(claims)
 }

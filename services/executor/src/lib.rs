@@ -64,7 +64,7 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
         vault: windlass_runtime::Vault::new(&settings.vault)?,
         logs,
         late,
-        ssh: ssh::Ssh::default(),
+        ssh: ssh::Ssh::new(&ctx.settings.ssh),
         turns: traffic::Turns::default(),
         ctx: ctx.clone(),
     });

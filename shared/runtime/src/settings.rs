@@ -266,6 +266,10 @@ pub struct Ssh {
     pub agent_binary: Option<PathBuf>,
     /// Connections of one executor at the same time.
     pub max_connections: usize,
+    /// On how many hosts one executor starts the agent at the same time; the others wait for their turn.
+    pub starts_at_once: usize,
+    /// On how many of these it puts the agent at the same time.
+    pub pushes_at_once: usize,
     /// A connection nobody needs is closed after this long.
     pub idle_s: Seconds,
     /// For one connection, with its handshake and login.
@@ -440,6 +444,8 @@ impl Default for Ssh {
         Ssh {
             agent_binary: None,
             max_connections: 200,
+            starts_at_once: 32,
+            pushes_at_once: 8,
             idle_s: Seconds::new(60),
             connect_s: Seconds::new(15),
             push_s: Seconds::new(300),
@@ -539,6 +545,13 @@ impl Settings {
         }
         if self.ssh.max_connections == 0 {
             return bad("ssh.max_connections", "must be more than 0");
+        }
+        for (name, n) in
+            [("ssh.starts_at_once", self.ssh.starts_at_once), ("ssh.pushes_at_once", self.ssh.pushes_at_once)]
+        {
+            if n == 0 {
+                return bad(name, "must be more than 0");
+            }
         }
         if self.nats.urls.is_empty() {
             return bad("nats.urls", "must name at least one server");

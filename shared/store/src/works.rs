@@ -253,13 +253,16 @@ pub async fn next_expiry(tx: &mut Tx, pools: &[String]) -> Result<Option<Duratio
 }
 
 /// Takes works of these pools that are ready or whose owner's lease has run out, oldest first. The epoch grows, so every
-/// write of an earlier owner hits nothing from the commit on.
+/// write of an earlier owner hits nothing from the commit on. Works of `driven`, which the caller drives at this moment, are
+/// left to their own renewal until a second lease is over: a process that had no CPU for a whole lease would else take its
+/// works from itself, again and again, and finish none.
 pub async fn claim(
     tx: &mut Tx,
     pools: &[String],
     owner: &str,
     lease: Duration,
     limit: u32,
+    driven: &[WorkId],
 ) -> Result<Vec<Claim>, Error> {
     let now = tx.now().await?;
     let skip = if tx.for_update().is_empty() { "" } else { " FOR UPDATE SKIP LOCKED" };
@@ -269,16 +272,18 @@ pub async fn claim(
         if room == 0 {
             break;
         }
-        let ids: Vec<(Uuid,)> = sql(AssertSqlSafe(format!(
-            "SELECT work_id FROM work_claims WHERE phase <> 'settled' AND pool = $1 AND (expires_at IS NULL OR expires_at < $2)
-             ORDER BY work_id LIMIT $3{skip}"
+        let found: Vec<(Uuid, Option<Timestamp>)> = sql(AssertSqlSafe(format!(
+            "SELECT work_id, expires_at FROM work_claims
+             WHERE phase <> 'settled' AND pool = $1 AND (expires_at IS NULL OR expires_at < $2) ORDER BY work_id LIMIT $3{skip}"
         )))
         .bind(pool)
         .bind(now)
-        .bind(room)
+        .bind(room.saturating_add(u32::try_from(driven.len()).unwrap_or(u32::MAX)))
         .fetch_all(tx)
         .await?;
-        for (id,) in ids {
+        let late = |at: Option<Timestamp>| at.is_none_or(|at| at + lease < now);
+        let free = found.into_iter().filter(|(id, at)| late(*at) || !driven.contains(&WorkId(*id)));
+        for (id, _) in free.take(usize::try_from(room).unwrap_or(usize::MAX)) {
             let row: Option<(i64, i64)> = sql(
                 "UPDATE work_claims SET owner = $2, epoch = epoch + 1, expires_at = $3, phase = 'running', updated_at = $4
                  WHERE work_id = $1 AND phase <> 'settled' AND (expires_at IS NULL OR expires_at < $4)

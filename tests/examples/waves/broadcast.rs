@@ -119,5 +119,8 @@ pub(crate) async fn measure(kind: Kind, n: usize) -> Result<(), Fail> {
     if starts.len() != n {
         return Err(format!("{} of {n} hosts started", starts.len()).into());
     }
+    if worst > MEMORY_MIB {
+        return Err(format!("{worst:.0} MiB are more than {MEMORY_MIB:.0}").into());
+    }
     Ok(())
 }

@@ -103,7 +103,7 @@ async fn work(w: &World, d: &Deployment) -> WorkId {
 
 async fn claim(w: &World, owner: &str, lease: Duration) -> Vec<works::Claim> {
     let mut tx = w.ctx.store.write().await.expect("begins");
-    let claims = works::claim(&mut tx, &["default".into()], owner, lease, 10).await.expect("claims");
+    let claims = works::claim(&mut tx, &["default".into()], owner, lease, 10, &[]).await.expect("claims");
     tx.commit().await.expect("commits");
     claims
 }

@@ -77,7 +77,8 @@ async fn a_callback_is_taken_once_and_only_while_its_call_is_open() {
         tx.commit().await.expect("commits");
         let mut tx = store.write().await.expect("begins");
         let pools = ["default".to_owned()];
-        let claim = works::claim(&mut tx, &pools, "me", Duration::from_secs(60), 1).await.expect("claims").remove(0);
+        let claim =
+            works::claim(&mut tx, &pools, "me", Duration::from_secs(60), 1, &[]).await.expect("claims").remove(0);
         plugins::begin(&mut tx, id, claim.epoch, "page@1.0.0", "execute", Some(&hash)).await.expect("begins");
         tx.commit().await.expect("commits");
 

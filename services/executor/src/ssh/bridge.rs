@@ -84,7 +84,9 @@ pub(super) async fn carry(
     if let Some(ssh) = host.ssh.as_deref().filter(|s| s.shell == Shell::PowerShell) {
         return windows::carry(shared, host, ssh, stop, met).await;
     }
-    let mut link = start(shared, host).await?;
+    let session = log_in(shared, host).await?;
+    let turn = shared.ssh.turn().await;
+    let mut link = start(shared, host, session).await?;
     let hi = match tokio::time::timeout(FIRST_WORD, link.first()).await {
         Ok(hi) => hi?,
         Err(_) => return Err(Fault::Agent { said: "it said nothing".into() }),
@@ -95,6 +97,7 @@ pub(super) async fn carry(
     let text = serde_json::to_vec(&welcome).map_err(Fault::Hi)?;
     link.write(Kind::Welcome, &text).await?;
     met();
+    drop(turn);
     tracing::info!(host = host.name, agent = %welcome.agent, version = hi.version, "reached by SSH");
     let mut ping = tokio::time::interval(Duration::from_secs(PING_S));
     let mut need = Need::new(shared.ctx.settings.ssh.idle_s.get());
@@ -118,12 +121,15 @@ pub(super) async fn carry(
     Ok(ended)
 }
 
-/// Logs in and starts the agent; puts it there first when it is not.
-async fn start(shared: &Shared, host: &Host) -> Result<Link, Fault> {
+async fn log_in(shared: &Shared, host: &Host) -> Result<Session, Fault> {
+    let target = targets::target(shared, host).await?;
+    connect::connect(&target, shared.ctx.settings.ssh.connect_s.get()).await
+}
+
+/// Starts the agent; puts it there first when it is not.
+async fn start(shared: &Shared, host: &Host, mut session: Session) -> Result<Link, Fault> {
     let settings = &shared.ctx.settings.ssh;
     let Some(ssh) = host.ssh.as_deref() else { return Err(Fault::NoJump { jump: host.name.clone() }) };
-    let target = targets::target(shared, host).await?;
-    let mut session = connect::connect(&target, settings.connect_s.get()).await?;
     let binary = settings.agent_binary.as_deref();
     let mut agent = shared.ssh.agents.of(binary, std::env::consts::ARCH).await?;
     // The first start finds no agent; the second, when the host has another processor, neither.
@@ -143,7 +149,10 @@ async fn start(shared: &Shared, host: &Host) -> Result<Link, Fault> {
         let machine = push::machine(&host.name, &out)?;
         agent = shared.ssh.agents.of(binary, &machine).await?;
         tracing::info!(host = host.name, digest = agent.digest, "the agent is put on the host");
-        let pushed = push::push(&link.session, ssh, &agent, settings.push_s.get()).await;
+        let pushed = {
+            let _turn = shared.ssh.push_turn().await;
+            push::push(&link.session, ssh, &agent, push::unpacks(&out), settings.push_s.get()).await
+        };
         if matches!(pushed, Err(Fault::Digest { .. })) {
             // The file here may have been replaced since it was hashed.
             shared.ssh.agents.forget().await;

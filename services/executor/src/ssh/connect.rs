@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{io::AsyncRead, net::TcpStream};
 
 /// Silence on the connection is noticed after about three of these.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -182,16 +182,14 @@ impl Session {
     pub(crate) async fn output(
         &self,
         command: &str,
-        input: Option<tokio::fs::File>,
+        input: impl AsyncRead + Unpin,
         limit: Duration,
     ) -> Result<Output, Fault> {
         let slow = || Fault::Slow { what: "a command on the host".into(), limit };
         let run = async {
             let (mut from, to) = self.exec(command).await?.split();
             let write = async {
-                if let Some(input) = input {
-                    let _ = to.data(input).await;
-                }
+                let _ = to.data(input).await;
                 let _ = to.eof().await;
             };
             let read = rest(&mut from);

@@ -142,7 +142,10 @@ async fn look(shared: &Shared) -> Result<(), windlass_store::Error> {
         at_work.extend(ssh::hosts_at_work(&mut tx, pool).await?);
     }
     let known = ssh::all(&mut tx).await?;
-    let check = shared.ctx.settings.ssh.check_s.get();
+    let settings = &shared.ctx.settings.ssh;
+    let check = settings.check_s.get();
+    // One that was not reached is looked at again sooner: it may have been one bad moment.
+    let good_for = |failed: bool| if failed { check.min(settings.retry_max_s.get()) } else { check };
     let mut inner = shared.ssh.lock();
     let hosts = &inner.hosts;
     at_work.retain(|h| hosts.contains_key(h));
@@ -150,7 +153,7 @@ async fn look(shared: &Shared) -> Result<(), windlass_store::Error> {
         // Due for a look: asked for once, which is as long as a look takes.
         let fresh: HashSet<&str> = known
             .iter()
-            .filter(|k| (Utc::now() - k.checked_at).to_std().is_ok_and(|age| age < check))
+            .filter(|k| (Utc::now() - k.checked_at).to_std().is_ok_and(|age| age < good_for(k.error.is_some())))
             .map(|k| k.host.as_str())
             .collect();
         let due: Vec<String> = hosts.keys().filter(|h| !fresh.contains(h.as_str())).cloned().collect();

@@ -24,7 +24,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use windlass_domain::catalog;
 
 /// A host that was asked for is wanted this long, whatever the database says.
@@ -184,10 +187,14 @@ struct Inner {
 }
 
 /// What waves and connections tell each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ssh {
     inner: Mutex<Inner>,
     agents: push::Agents,
+    /// Turns to start an agent: a fleet that is met all at once would else share the CPU and the link so thinly that every
+    /// host runs into its limit, and none is met.
+    starts: Semaphore,
+    pushes: Semaphore,
     /// Somebody was asked for.
     wake: Notify,
     /// A connection was made, or could not be made.
@@ -195,6 +202,28 @@ pub(crate) struct Ssh {
 }
 
 impl Ssh {
+    pub(crate) fn new(settings: &windlass_runtime::settings::Ssh) -> Ssh {
+        Ssh {
+            inner: Mutex::default(),
+            agents: push::Agents::default(),
+            starts: Semaphore::new(settings.starts_at_once.min(Semaphore::MAX_PERMITS)),
+            pushes: Semaphore::new(settings.pushes_at_once.min(Semaphore::MAX_PERMITS)),
+            wake: Notify::new(),
+            news: Notify::new(),
+        }
+    }
+
+    /// Waits for a turn to start an agent; it ends with what is returned.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // `None` only if the semaphore were closed, which nothing does.
+        self.starts.acquire().await.ok()
+    }
+
+    /// The same for putting it there.
+    async fn push_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.pushes.acquire().await.ok()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

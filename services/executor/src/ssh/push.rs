@@ -4,23 +4,48 @@ use super::{
     Fault,
     connect::{Output, Session},
 };
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use sha2::{Digest, Sha256};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
-use tokio::{io::AsyncReadExt, sync::Mutex};
+use tokio::{
+    io::AsyncReadExt,
+    sync::{Mutex, OnceCell},
+};
 use windlass_domain::catalog::Ssh;
 
 /// The exit code by which the start command says that the agent is not there.
 pub(super) const NOT_THERE: u32 = 97;
 
+/// What the start command says besides when the host can unpack.
+const GZIP: &str = "gzip";
+
 /// A `windlass-agent` of this machine's disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Agent {
     path: PathBuf,
     pub(crate) digest: String,
+    /// The same packed with gzip, which is less than half of it; made when a host needs it.
+    packed: OnceCell<Bytes>,
+}
+
+impl Agent {
+    async fn packed(&self) -> std::io::Result<Bytes> {
+        let pack = || async {
+            let path = self.path.clone();
+            let pack = move || {
+                let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+                std::io::copy(&mut std::fs::File::open(path)?, &mut gz)?;
+                gz.finish()
+            };
+            tokio::task::spawn_blocking(pack).await.map_err(std::io::Error::other)?.map(Bytes::from)
+        };
+        self.packed.get_or_try_init(pack).await.cloned()
+    }
 }
 
 /// The agents that may be put on hosts, each hashed once.
@@ -50,7 +75,7 @@ impl Agents {
         };
         let missing = |source| Fault::NoAgentBinary { path: path.clone(), machine: machine.to_owned(), source };
         let digest = digest_of(&path).await.map_err(missing)?;
-        let agent = Arc::new(Agent { path, digest });
+        let agent = Arc::new(Agent { path, digest, packed: OnceCell::new() });
         known.push((machine.to_owned(), Arc::clone(&agent)));
         Ok(agent)
     }
@@ -77,11 +102,12 @@ fn sudo(ssh: &Ssh) -> &'static str {
     if ssh.sudo == Some(true) { "sudo -n " } else { "" }
 }
 
-/// Starts the agent on the stream, or says with [`NOT_THERE`] and `uname -sm` that it is not there.
+/// Starts the agent on the stream, or says with [`NOT_THERE`] and `uname -sm` that it is not there, after a line [`GZIP`] if
+/// there is such a program.
 pub(super) fn start_command(ssh: &Ssh, agent: &Agent) -> String {
     format!(
         "{}sh -c 'f=\"$0/bin/windlass-agent-$1\"; if [ -x \"$f\" ]; then exec \"$f\" stdio --state \"$0\" --root \"$2\"; fi; \
-         uname -sm; exit {NOT_THERE}' {} {} {}",
+         command -v {GZIP} >/dev/null && echo {GZIP}; uname -sm; exit {NOT_THERE}' {} {} {}",
         sudo(ssh),
         ssh.state_dir,
         agent.digest,
@@ -91,9 +117,10 @@ pub(super) fn start_command(ssh: &Ssh, agent: &Agent) -> String {
 
 /// Receives the agent on standard input. It gets its name only when its digest is right and it is on disk; of older ones the
 /// last two stay, which may still be running.
-fn receive_command(ssh: &Ssh, agent: &Agent) -> String {
+fn receive_command(ssh: &Ssh, agent: &Agent, packed: bool) -> String {
+    let read = if packed { "gzip -dc" } else { "cat" };
     format!(
-        "{}sh -c 'set -e; umask 077; d=\"$0/bin\"; mkdir -p \"$d\"; t=\"$d/.upload.$$\"; trap \"rm -f $t\" EXIT; cat >\"$t\"; \
+        "{}sh -c 'set -e; umask 077; d=\"$0/bin\"; mkdir -p \"$d\"; t=\"$d/.upload.$$\"; trap \"rm -f $t\" EXIT; {read} >\"$t\"; \
          s=$(sha256sum \"$t\"); s=${{s%% *}}; if [ \"$s\" != \"$1\" ]; then echo \"digest $s\"; exit 65; fi; chmod 700 \"$t\"; \
          sync \"$t\" 2>/dev/null || sync; mv -f \"$t\" \"$d/windlass-agent-$1\"; \
          ls -t \"$d\" | grep ^windlass-agent- | tail -n +4 | while read -r o; do rm -f \"$d/$o\"; done' {} {}",
@@ -113,12 +140,27 @@ pub(super) fn machine(host: &str, out: &Output) -> Result<String, Fault> {
     }
 }
 
+/// Whether the host unpacks, from the output of a start that found no agent.
+pub(super) fn unpacks(out: &Output) -> bool {
+    String::from_utf8_lossy(&out.stdout).lines().any(|l| l.trim() == GZIP)
+}
+
 /// Puts the agent there.
-pub(super) async fn push(session: &Session, ssh: &Ssh, agent: &Agent, limit: Duration) -> Result<(), Fault> {
+pub(super) async fn push(
+    session: &Session,
+    ssh: &Ssh,
+    agent: &Agent,
+    packed: bool,
+    limit: Duration,
+) -> Result<(), Fault> {
     let missing =
         |source| Fault::NoAgentBinary { path: agent.path.clone(), machine: std::env::consts::ARCH.to_owned(), source };
-    let file = tokio::fs::File::open(&agent.path).await.map_err(missing)?;
-    let out = session.output(&receive_command(ssh, agent), Some(file), limit).await?;
+    let command = receive_command(ssh, agent, packed);
+    let out = if packed {
+        session.output(&command, std::io::Cursor::new(agent.packed().await.map_err(missing)?), limit).await?
+    } else {
+        session.output(&command, tokio::fs::File::open(&agent.path).await.map_err(missing)?, limit).await?
+    };
     match out.code {
         Some(0) => Ok(()),
         Some(65) => Err(Fault::Digest { said: text(&out.stdout) }),
@@ -172,16 +214,22 @@ mod tests {
         let ssh = ssh(&dir.path().join("state"));
         let (code, said) = run(&start_command(&ssh, &agent), &source);
         assert_eq!(code, Some(97));
-        assert_eq!(
-            machine("h", &Output { stdout: said.into_bytes(), ..Output::default() }).expect("linux"),
-            std::env::consts::ARCH
-        );
+        let said = Output { stdout: said.into_bytes(), ..Output::default() };
+        assert_eq!(machine("h", &said).expect("linux"), std::env::consts::ARCH);
+        assert!(unpacks(&said), "gzip is on this machine");
+        assert!(!unpacks(&Output { stdout: b"Linux x86_64\n".to_vec(), ..Output::default() }));
         // Half of it arrives: it must not become an agent.
         let half = dir.path().join("half");
         std::fs::write(&half, "#!/bin/sh\n").expect("writes");
-        assert_eq!(run(&receive_command(&ssh, &agent), &half).0, Some(65));
+        assert_eq!(run(&receive_command(&ssh, &agent, false), &half).0, Some(65));
+        let packed = agent.packed().await.expect("packs");
+        std::fs::write(&half, &packed[..packed.len() / 2]).expect("writes");
+        assert_ne!(run(&receive_command(&ssh, &agent, true), &half).0, Some(0));
         assert_eq!(std::fs::read_dir(dir.path().join("state/bin")).expect("lists").count(), 0, "nothing is left");
-        assert_eq!(run(&receive_command(&ssh, &agent), &source).0, Some(0));
+        let whole = dir.path().join("whole");
+        std::fs::write(&whole, &packed).expect("writes");
+        assert_eq!(run(&receive_command(&ssh, &agent, true), &whole).0, Some(0));
+        assert_eq!(run(&receive_command(&ssh, &agent, false), &source).0, Some(0));
         let (code, said) = run(&start_command(&ssh, &agent), &source);
         assert_eq!(code, Some(0));
         assert_eq!(said, format!("stdio --state {} --root /srv/app", ssh.state_dir));
@@ -189,7 +237,7 @@ mod tests {
         for i in 0..5 {
             std::fs::write(dir.path().join(format!("state/bin/windlass-agent-{i}")), "old").expect("writes");
         }
-        assert_eq!(run(&receive_command(&ssh, &agent), &source).0, Some(0));
+        assert_eq!(run(&receive_command(&ssh, &agent, false), &source).0, Some(0));
         assert_eq!(std::fs::read_dir(dir.path().join("state/bin")).expect("lists").count(), 3);
         assert_eq!(run(&start_command(&ssh, &agent), &source).0, Some(0));
         assert!(matches!(agents.of(Some(&source), "riscv64").await, Err(Fault::NoAgentBinary { .. })));

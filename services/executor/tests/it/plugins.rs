@@ -491,7 +491,8 @@ async fn a_claim_that_is_lost_stores_nothing() {
         let work = w.central("c0").await;
         let pools = ["default".to_owned()];
         let mut tx = w.store.write().await.expect("tx");
-        let claim = works::claim(&mut tx, &pools, "me", Duration::from_secs(60), 10).await.expect("claims").remove(0);
+        let claim =
+            works::claim(&mut tx, &pools, "me", Duration::from_secs(60), 10, &[]).await.expect("claims").remove(0);
         plugins::begin(&mut tx, work, claim.epoch, "p@1.0.0", "execute", None).await.expect("mine");
         let old = plugins::begin(&mut tx, work, claim.epoch + 1, "p@1.0.0", "execute", None).await;
         assert!(matches!(old, Err(windlass_store::Error::Conflict)), "{old:?}");

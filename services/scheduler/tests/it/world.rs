@@ -255,7 +255,7 @@ impl World {
         let (mut tx, mine) = eventually(PATIENCE, "an open work", async || {
             let mut tx = self.ctx.store.write().await.expect("tx");
             let lease = Duration::from_secs(60);
-            let claims = works::claim(&mut tx, &["default".into()], "test", lease, 100).await.expect("claims");
+            let claims = works::claim(&mut tx, &["default".into()], "test", lease, 100, &[]).await.expect("claims");
             let mine = claims.into_iter().find(|c| c.work.deployment == id)?;
             Some((tx, mine))
         })

@@ -234,7 +234,8 @@ async fn a_restored_database_lets_nothing_go_on_by_itself() {
             "{db}: a person is told"
         );
         let pools = ["default".to_owned()];
-        let claimed = windlass_store::works::claim(&mut tx, &pools, "x", std::time::Duration::from_secs(15), 10).await;
+        let claimed =
+            windlass_store::works::claim(&mut tx, &pools, "x", std::time::Duration::from_secs(15), 10, &[]).await;
         assert!(claimed.expect("asks").is_empty(), "{db}: nobody takes the work before its release is paused");
         assert_eq!(restored::mark(&mut tx, "again", 0).await.expect("marks").held, 0, "{db}");
         tx.commit().await.expect("commits");

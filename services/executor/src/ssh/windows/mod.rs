@@ -35,6 +35,7 @@ pub(super) async fn carry(
     let settings = &shared.ctx.settings.ssh;
     let target = targets::target(shared, host).await?;
     let session = connect::connect(&target, settings.connect_s.get()).await?;
+    let turn = shared.ssh.turn().await;
     let mut far = far::Far::start(&session, ssh, settings.push_s.get()).await?;
     let who = near::meet(&mut far).await?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -43,6 +44,7 @@ pub(super) async fn carry(
     let mut down = shared.agents.subscribe(subjects::agent_down(welcome.agent)).await?;
     let mut near = Near::open(far, who, host, ssh, &welcome).await?;
     met();
+    drop(turn);
     tracing::info!(host = host.name, agent = %welcome.agent, "reached by SSH, with PowerShell");
     let mut need = Need::new(settings.idle_s.get());
     let mut look = tokio::time::interval(need.every());
