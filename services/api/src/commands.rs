@@ -25,11 +25,14 @@ use windlass_store::{Tx, commands, events, secrets};
 /// Between looks at the database while the outcome's doorbell may have been missed.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Stores a command with its event. False when its id is known.
-pub(crate) async fn accept(tx: &mut Tx, c: &Command) -> Result<bool, Fail> {
+/// Stores a command with its event. False when its id is known. Refused when too many wait; the caller then drops the
+/// transaction, and nothing is left of it.
+pub(crate) async fn accept(state: &State, tx: &mut Tx, c: &Command) -> Result<bool, Fail> {
     if !commands::insert(tx, c).await? {
         return Ok(false);
     }
+    // Behind the insert: what was accepted before is never refused.
+    state.queue.admit(tx, &c.verb).await?;
     let (aggregate, id) = match &c.verb {
         Verb::Bundle { bundle, .. } => (Aggregate::Bundle, bundle.to_string()),
         _ => (Aggregate::Deployment, c.deployment.map(|d| d.to_string()).unwrap_or_default()),
@@ -139,7 +142,7 @@ async fn store(
                         secrets::put(&mut tx, &secrets::deployment_scope(id), name, sealed, &by, command.created_at).await?;
                     }
                 }
-                accept(&mut tx, &command).await?;
+                accept(&call.state, &mut tx, &command).await?;
                 call.keep(&mut tx, StatusCode::ACCEPTED, &command.id).await?;
                 Once::New
             }

@@ -95,13 +95,17 @@ async fn database(state: &State, r: &mut Report) -> Result<(), Error> {
     }
     let (n, oldest) = commands::backlog(&mut tx).await?;
     let old = age(oldest, now);
-    let status = if old > LAG { "fault" } else { "ok" };
-    r.add(
-        "commands",
-        status,
-        format!("{n} not decided, the oldest for {old} s"),
-        "start the scheduler, or see its log",
-    );
+    let most = state.settings().api.max_queued_commands;
+    let status = if old > LAG || n >= most {
+        "fault"
+    } else if n >= most - most / 5 {
+        "warning"
+    } else {
+        "ok"
+    };
+    let remedy = "start the scheduler, or see its log; when as many wait as may (`api.max_queued_commands`), requests \
+                  are refused, but for those that stop something";
+    r.add("commands", status, format!("{n} not decided of at most {most}, the oldest for {old} s"), remedy);
     let backlog = notifications::backlog(&mut tx).await?;
     let status = if backlog.dead > 0 { "warning" } else { "ok" };
     let detail = format!("{} given up, {} pending", backlog.dead, backlog.pending);

@@ -13,6 +13,7 @@ mod intake;
 mod limit;
 mod page;
 mod problem;
+mod queue;
 mod report;
 mod routes;
 mod source;

@@ -7,6 +7,11 @@ use actix_web::{
 use uuid::Uuid;
 use windlass_contracts::http::{self as body, Fault};
 
+/// The code of a command that was refused because too many wait.
+const QUEUE_FULL: &str = "queue_full";
+/// When to come again then: as long as a scheduler takes that has to poll.
+const QUEUE_FULL_S: u64 = 5;
+
 /// An answer that is not a success. `code` is stable; `detail` says what to do.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Problem {
@@ -62,6 +67,15 @@ impl Problem {
         let p = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
         Problem { retry_after: Some(seconds), ..p }
     }
+    /// `waiting` commands are as many as may wait. Whoever asked has to come again: nothing is kept of what was asked.
+    pub(crate) fn queue_full(waiting: u64, most: u64) -> Problem {
+        let detail = format!(
+            "the queue of commands is full: {waiting} wait for the scheduler and {most} may (`api.max_queued_commands`); \
+             nothing was stored. Try again later; if it stays full, look at the scheduler with `windlass doctor`"
+        );
+        let p = Problem::new(StatusCode::SERVICE_UNAVAILABLE, QUEUE_FULL, detail);
+        Problem { retry_after: Some(QUEUE_FULL_S), ..p }
+    }
     pub(crate) fn unavailable() -> Problem {
         let detail = "the database does not take this now and nothing was changed; try again, and look at /readyz";
         let p = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
@@ -105,6 +119,11 @@ pub(crate) enum Fail {
 impl Fail {
     pub(crate) fn is_retryable(&self) -> bool {
         matches!(self, Fail::Store(e) if e.is_retryable())
+    }
+
+    /// Refused because too many commands wait: the same can be asked again later.
+    pub(crate) fn is_queue_full(&self) -> bool {
+        matches!(self, Fail::Problem(p) if &*p.code == QUEUE_FULL)
     }
 
     pub(crate) fn into_problem(self) -> Problem {

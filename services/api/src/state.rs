@@ -1,6 +1,6 @@
 //! What all workers share.
 
-use crate::{limit::Limiter, problem::Fail};
+use crate::{limit::Limiter, problem::Fail, queue::Queue};
 use nkeys::{KeyPair, KeyPairType};
 use prometheus::{HistogramVec, IntCounterVec};
 use std::{net::IpAddr, time::Duration};
@@ -17,6 +17,8 @@ pub(crate) struct State {
     pub(crate) guesses: Limiter<IpAddr>,
     /// Refused deliveries that may still enter the trigger log, by project.
     pub(crate) refusals: Limiter<String>,
+    /// The bound on commands that wait.
+    pub(crate) queue: Queue,
     /// Signs approvals.
     pub(crate) approval: KeyPair,
     pub(crate) metrics: Metrics,
@@ -33,6 +35,7 @@ impl State {
             hooks: Limiter::new(a.hook_rate_per_s, a.hook_burst),
             guesses: Limiter::new(a.hook_rate_per_s, a.hook_burst),
             refusals: Limiter::new(1.0, 20.0),
+            queue: Queue::new(a.max_queued_commands, &ctx.health),
             approval,
             sources: tokio::sync::Notify::new(),
             metrics: Metrics::new(&ctx.health),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use windlass_domain::{
     Timestamp,
-    approval::Approval,
+    approval::{Approval, Decision},
     flow::{OnFailure, Phase},
     ids::{ArtifactId, BundleId, CommandId, DeploymentId, TokenId},
     release::{ReleaseKind, RollbackMode},
@@ -202,6 +202,19 @@ impl BundleAsk {
             BundleAsk::Rollback { .. } => "bundle_rollback",
         }
     }
+
+    /// As [`Verb::reduces_harm`].
+    fn reduces_harm(&self) -> bool {
+        match self {
+            BundleAsk::Pause { .. } | BundleAsk::Cancel { .. } | BundleAsk::Reject { .. } => true,
+            BundleAsk::Rollback { mode, .. } => *mode == RollbackMode::Emergency,
+            BundleAsk::Request(_)
+            | BundleAsk::Approve { .. }
+            | BundleAsk::Resume
+            | BundleAsk::Retry { .. }
+            | BundleAsk::Skip { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -245,6 +258,32 @@ impl Verb {
             Verb::Rollback { .. } => "rollback",
             Verb::Override { .. } => "override",
             Verb::Bundle { ask, .. } => ask.name(),
+        }
+    }
+
+    /// Whether it ends, halts or keeps from starting what may do harm, or takes it back in an emergency: such a command is
+    /// still taken when the queue of commands is full for all others. Nothing that starts or goes on with something is among
+    /// them, nor what only tidies up. Every verb is named here, so that a new one has to be decided on.
+    pub fn reduces_harm(&self) -> bool {
+        match self {
+            Verb::Abort { .. } | Verb::Pause { .. } | Verb::Stop { .. } | Verb::Cancel { .. } => true,
+            Verb::Rollback { mode, .. } => *mode == RollbackMode::Emergency,
+            Verb::Decide { approval, .. } => approval.decision == Decision::Reject,
+            Verb::Bundle { ask, .. } => ask.reduces_harm(),
+            Verb::Request(_)
+            | Verb::Accept { .. }
+            | Verb::Resume
+            | Verb::Confirm { .. }
+            | Verb::Choose { .. }
+            | Verb::Claim { .. }
+            | Verb::Unclaim
+            | Verb::Retry { .. }
+            | Verb::Fail { .. }
+            | Verb::Succeed { .. }
+            | Verb::Skip { .. }
+            | Verb::Ignore { .. }
+            | Verb::Exclude { .. }
+            | Verb::Override { .. } => false,
         }
     }
 }

@@ -155,6 +155,9 @@ pub struct Api {
     /// Webhooks of one address a second, and at once.
     pub hook_rate_per_s: f64,
     pub hook_burst: f64,
+    /// Accepted commands that may wait for the scheduler. Beyond it requests are refused with 503; a tenth more is kept for
+    /// commands that stop something.
+    pub max_queued_commands: u64,
 }
 
 /// Where a service without an HTTP interface of its own answers `/healthz`, `/readyz` and `/metrics`, in the scaled
@@ -416,6 +419,7 @@ impl Default for Api {
             rate_burst: 200.0,
             hook_rate_per_s: 20.0,
             hook_burst: 100.0,
+            max_queued_commands: 50_000,
         }
     }
 }
@@ -538,6 +542,9 @@ impl Settings {
         }
         if self.executor.lease_s.get().is_zero() {
             return bad("executor.lease_s", "must be more than 0");
+        }
+        if self.api.max_queued_commands == 0 {
+            return bad("api.max_queued_commands", "must be more than 0: with 0 nothing could ever be asked for");
         }
         let e = &self.executor;
         if !(e.suspect_s.get() <= e.disconnected_s.get() && e.disconnected_s.get() <= e.unknown_s.get()) {

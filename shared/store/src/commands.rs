@@ -102,6 +102,12 @@ pub async fn outcome(tx: &mut Tx, id: CommandId) -> Result<Option<CommandOutcome
     }))
 }
 
+/// Commands not decided yet. It names no column, so an index alone can answer it.
+pub async fn waiting(tx: &mut Tx) -> Result<u64, Error> {
+    let n: Option<i64> = sql("SELECT COUNT(*) FROM command_queue").fetch_scalar(tx).await?;
+    Ok(n.unwrap_or(0).unsigned_abs())
+}
+
 /// Commands not decided yet, and the oldest of them.
 pub async fn backlog(tx: &mut Tx) -> Result<(u64, Option<DateTime<Utc>>), Error> {
     let row: Option<(i64, Option<DateTime<Utc>>)> =

@@ -53,11 +53,17 @@ async fn one(state: Arc<State>, m: Message) -> Outcome {
         verdict: read.verdict,
         trace: trace.unwrap_or_else(telemetry::traceparent_or_new),
     };
-    match accept(&state, &incoming).await {
-        Ok(_) => Outcome::Ack,
-        Err(e) => {
-            tracing::warn!(error = e.into_problem().detail, "an incoming event could not be stored and comes again");
-            Outcome::Retry(AGAIN)
+    loop {
+        let e = match accept(&state, &incoming).await {
+            Ok(_) => return Outcome::Ack,
+            Err(e) => e,
+        };
+        // A full queue is not the event's fault: it waits here, where no try is counted against it, and what comes behind it
+        // stays in the stream.
+        let full = e.is_queue_full();
+        tracing::warn!(error = e.into_problem().detail, "an incoming event could not be stored and is tried again");
+        if !full || state.ctx.shutdown.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
+            return Outcome::Retry(AGAIN);
         }
     }
 }

@@ -126,7 +126,7 @@ pub(crate) async fn accept(state: &State, incoming: &Incoming) -> Result<HookAns
             received_at: at,
         };
         if intake::claim(&mut tx, &d).await? {
-            let (answer, rings) = decide(&mut tx, incoming, at).await?;
+            let (answer, rings) = decide(state, &mut tx, incoming, at).await?;
             d.outcome.clone_from(&answer.outcome);
             d.reason = cut(&answer.reason);
             d.artifact_id = answer.artifact;
@@ -151,7 +151,12 @@ pub(crate) async fn accept(state: &State, incoming: &Incoming) -> Result<HookAns
     Ok(answer)
 }
 
-async fn decide(tx: &mut Tx, incoming: &Incoming, at: DateTime<Utc>) -> Result<(HookAnswer, Vec<CommandId>), Fail> {
+async fn decide(
+    state: &State,
+    tx: &mut Tx,
+    incoming: &Incoming,
+    at: DateTime<Utc>,
+) -> Result<(HookAnswer, Vec<CommandId>), Fail> {
     let mut answer = HookAnswer {
         outcome: "ignored".into(),
         reason: String::new(),
@@ -192,7 +197,9 @@ async fn decide(tx: &mut Tx, incoming: &Incoming, at: DateTime<Utc>) -> Result<(
                             continue;
                         }
                         let c = request(incoming, &environment, stored.artifact.id, &actor, at);
-                        if commands::accept(tx, &c).await? {
+                        // A full queue takes all of the delivery back, its artifact too, so that it counts as new when it
+                        // comes again.
+                        if commands::accept(state, tx, &c).await? {
                             answer.commands.push(c.id.0);
                             answer.deployments.extend(c.deployment.map(|d| d.0));
                             rings.push(c.id);

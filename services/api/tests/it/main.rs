@@ -3,6 +3,7 @@
 mod catalog;
 mod diagnosis;
 mod fleet;
+mod full;
 mod held;
 mod hooks;
 mod hostile;

@@ -66,6 +66,8 @@ fn values_out_of_range_are_refused() {
         ("WINDLASS__EXECUTOR__SUSPECT_S", "1000"),
         ("WINDLASS__API__LISTEN", "nowhere"),
         ("WINDLASS__API__PUBLIC_URL", "ftp://x"),
+        ("WINDLASS__API__MAX_QUEUED_COMMANDS", "0"),
+        ("WINDLASS__API__MAX_QUEUED_COMMANDS", "-1"),
         ("WINDLASS__NOTIFIER__ALLOW_PRIVATE_ADDRESSES", "10.0.0.0/99"),
         ("WINDLASS__TELEMETRY__LOG_FORMAT", "xml"),
     ] {
