@@ -297,6 +297,8 @@ async fn a_stolen_identity_reaches_its_own_subjects_and_stops_nobody() {
             version: "0".into(),
             open: vec![],
             facts: json!({ "os": "<b>linux</b>" }),
+            // As one of the version before: it is taken at its word, and asks nobody.
+            answers: None,
         };
         thief.frame(instance, UpBody::Hello(body))
     };

@@ -112,7 +112,6 @@ pub(crate) async fn tasks(shared: Arc<Shared>, mut from: Subscription) {
 /// HELLO and heartbeats: `up.*.hb`, each to one executor.
 pub(crate) async fn hellos(shared: Arc<Shared>, mut from: Subscription) {
     let mut doubts = Doubts::default();
-    let mut regressed = HashMap::new();
     let mut releases: Releases = HashMap::new();
     while let Some(message) = from.next().await {
         let Some(up) = open(&shared, &message, Kind::Hello).await else { continue };
@@ -124,7 +123,7 @@ pub(crate) async fn hellos(shared: Arc<Shared>, mut from: Subscription) {
                     continue;
                 }
                 shared.metrics.frames.with_label_values(&["hello"]).inc();
-                if let Err(error) = hello::take(&shared, &mut regressed, up.agent, up.instance, h).await {
+                if let Err(error) = hello::take(&shared, up.agent, up.instance, h).await {
                     // The agent says it again.
                     shared.allowances.untold(up.agent);
                     tracing::warn!(agent = %up.agent, error = &error as &dyn std::error::Error, "HELLO not taken");
@@ -221,7 +220,7 @@ async fn accepted(shared: &Shared, doubts: &mut Doubts, up: &Up) -> bool {
         }
     }
     shared.metrics.refused.with_label_values(&["other_instance"]).inc();
-    shared.send(up.agent, None, DownBody::WhoAreYou).await;
+    shared.send(up.agent, None, DownBody::WhoAreYou { challenge: None }).await;
     false
 }
 

@@ -3,7 +3,9 @@
 //! A new journal instance takes over: what was granted to the old one becomes UNKNOWN, because the drivers see a grant to an
 //! instance that is no longer the session's. An instance that speaks again after it was replaced means two machines hold one
 //! identity; a journal that is behind what was heard of it means a restored disk. Neither can be believed about anything, so
-//! the agent is quarantined until it is enrolled anew.
+//! the agent is quarantined until it is enrolled anew. All that needs a HELLO that is known to be fresh (`fresh`).
+
+mod fresh;
 
 use crate::{
     agents::cut,
@@ -11,6 +13,7 @@ use crate::{
     directory::QUARANTINE,
     shared::{Shared, Signal, agent_event},
 };
+use fresh::Kept;
 use std::collections::{HashMap, HashSet};
 use windlass_contracts::frames::{DownBody, Hello, OpenState};
 use windlass_domain::{
@@ -29,9 +32,6 @@ use windlass_store::{
 
 const MAX_OPEN: usize = 2000;
 const MAX_FACTS: usize = 16 * 1024;
-/// Earlier instances are remembered, to see them come back.
-const REMEMBERED: usize = 8;
-const REPLACED: &str = "_replaced";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -39,35 +39,25 @@ enum Verdict {
     Same,
     /// A new journal: the machine was installed anew, or its state directory was lost.
     Replaces,
-    /// The journal seems behind; ask once more, frames may have overtaken each other.
-    Doubt,
     Cloned,
+    /// The journal is behind what was heard of it.
     RolledBack,
     Quarantined,
 }
 
-fn judge(old: Option<&Session>, replaced: &[String], instance: &str, journal_seq: u64, doubted: bool) -> Verdict {
+fn judge(old: Option<&Session>, replaced: &[String], instance: &str, journal_seq: u64) -> Verdict {
     match old {
         None => Verdict::First,
         Some(s) if s.instance.starts_with(QUARANTINE) => Verdict::Quarantined,
-        Some(s) if s.instance == instance => match (journal_seq < s.journal_seq, doubted) {
-            (false, _) => Verdict::Same,
-            (true, false) => Verdict::Doubt,
-            (true, true) => Verdict::RolledBack,
-        },
+        Some(s) if s.instance == instance && journal_seq < s.journal_seq => Verdict::RolledBack,
+        Some(s) if s.instance == instance => Verdict::Same,
         Some(_) if replaced.iter().any(|r| r == instance) => Verdict::Cloned,
         Some(_) => Verdict::Replaces,
     }
 }
 
-/// Takes a HELLO. `regressed` are agents whose journal seemed behind at their last HELLO.
-pub(crate) async fn take(
-    shared: &Shared,
-    regressed: &mut HashMap<AgentId, u64>,
-    agent: AgentId,
-    instance: String,
-    mut h: Hello,
-) -> Result<(), Error> {
+/// Takes a HELLO.
+pub(crate) async fn take(shared: &Shared, agent: AgentId, instance: String, mut h: Hello) -> Result<(), Error> {
     let fits = (1..=64).contains(&instance.len()) && instance.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let Some(host) = shared.directory.host_of(agent).filter(|_| fits) else {
         shared.metrics.refused.with_label_values(&["shape"]).inc();
@@ -77,16 +67,11 @@ pub(crate) async fn take(
     let mut tx = shared.ctx.store.write().await?;
     let now = tx.now().await?;
     let old = sessions::lock(&mut tx, agent).await?;
-    let mut replaced: Vec<String> =
-        old.as_ref().and_then(|s| serde_json::from_value(s.facts.get(REPLACED)?.clone()).ok()).unwrap_or_default();
-    let verdict = judge(old.as_ref(), &replaced, &instance, h.journal_seq, regressed.contains_key(&agent));
-    if verdict == Verdict::Doubt {
-        regressed.insert(agent, h.journal_seq);
-        drop(tx);
-        shared.send(agent, None, DownBody::WhoAreYou).await;
-        return Ok(());
+    let mut kept = old.as_ref().map(|s| Kept::of(&s.facts)).unwrap_or_default();
+    let verdict = judge(old.as_ref(), &kept.replaced, &instance, h.journal_seq);
+    if let Some(s) = old.as_ref().filter(|_| !kept.believes(verdict, &h, now)) {
+        return ask(shared, tx, s, kept, verdict, &h, now).await;
     }
-    regressed.remove(&agent);
     if verdict == Verdict::Replaces && !shared.allowances.take(Some(agent), Kind::Replace, 1.0) {
         // Each is a record for ever. A machine that is really installed anew says it again.
         shared.metrics.refused.with_label_values(&["too_much"]).inc();
@@ -110,9 +95,7 @@ pub(crate) async fn take(
         Verdict::Replaces => {
             let reason = "another journal answers for the host; what was granted to the earlier one is unknown";
             events::append(&mut tx, agent_event(agent, "agent.replaced", Severity::Notice, payload(reason))).await?;
-            replaced.extend(old.as_ref().map(|s| s.instance.clone()));
-            let extra = replaced.len().saturating_sub(REMEMBERED);
-            replaced.drain(..extra);
+            kept.replace(old.as_ref().map(|s| s.instance.clone()).unwrap_or_default());
         }
         Verdict::Cloned => {
             stored_instance = format!("{QUARANTINE}cloned-{instance}");
@@ -125,9 +108,14 @@ pub(crate) async fn take(
                           and enroll the host anew";
             events::append(&mut tx, agent_event(agent, "agent.journal_lost", Severity::Alert, payload(reason))).await?;
         }
-        Verdict::Same | Verdict::Doubt => {}
+        Verdict::Same => {}
     }
-    sessions::upsert(&mut tx, &session(agent, &host, &stored_instance, &h, &replaced, now)).await?;
+    if verdict == Verdict::Same {
+        kept.same(&h, now);
+    } else {
+        kept.changed(&h);
+    }
+    sessions::upsert(&mut tx, &session(agent, &host, &stored_instance, &h, &kept, now)).await?;
     let mut fences = Vec::new();
     let mut nudges = Vec::new();
     if !stored_instance.starts_with(QUARANTINE) {
@@ -148,12 +136,45 @@ pub(crate) async fn take(
     Ok(())
 }
 
-fn session(agent: AgentId, host: &str, instance: &str, h: &Hello, replaced: &[String], now: Timestamp) -> Session {
+/// The HELLO would change something to the worse, and may be one that somebody says again: nothing of it is taken, and the
+/// agent is asked to say it in answer to a challenge.
+async fn ask(
+    shared: &Shared,
+    mut tx: Tx,
+    old: &Session,
+    mut kept: Kept,
+    verdict: Verdict,
+    h: &Hello,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if kept.answers && h.answers.is_none() {
+        shared.metrics.refused.with_label_values(&["stale_hello"]).inc();
+    }
+    let (asked, new) = kept.ask(verdict, h, old.journal_seq, now);
+    if new {
+        let mut facts = old.facts.as_object().cloned().unwrap_or_default();
+        kept.write(&mut facts);
+        sessions::upsert(&mut tx, &Session { facts: facts.into(), ..old.clone() }).await?;
+        tx.commit().await?;
+    } else {
+        drop(tx);
+    }
+    shared.metrics.frames.with_label_values(&["hello_asked"]).inc();
+    shared.send(old.agent, None, DownBody::WhoAreYou { challenge: Some(asked.challenge) }).await;
+    Ok(())
+}
+
+fn session(agent: AgentId, host: &str, instance: &str, h: &Hello, kept: &Kept, now: Timestamp) -> Session {
     let mut facts = match &h.facts {
         serde_json::Value::Object(f) if h.facts.to_string().len() <= MAX_FACTS => f.clone(),
         _ => serde_json::Map::new(),
     };
-    facts.insert(REPLACED.into(), replaced.into());
+    kept.write(&mut facts);
+    // PostgreSQL's jsonb holds no NUL.
+    if serde_json::Value::Object(facts.clone()).to_string().contains("\\u0000") {
+        facts.clear();
+        kept.write(&mut facts);
+    }
     Session {
         agent,
         host: host.to_owned(),
@@ -162,12 +183,7 @@ fn session(agent: AgentId, host: &str, instance: &str, h: &Hello, replaced: &[St
         journal_seq: h.journal_seq,
         agent_version: cut(h.version.clone(), 64),
         last_seen_at: now,
-        // PostgreSQL's jsonb holds no NUL.
-        facts: if serde_json::Value::Object(facts.clone()).to_string().contains("\\u0000") {
-            serde_json::json!({ REPLACED: replaced })
-        } else {
-            facts.into()
-        },
+        facts: facts.into(),
     }
 }
 
@@ -281,12 +297,11 @@ mod tests {
     #[test]
     fn which_journal_is_believed() {
         let s = session_of("b", 7);
-        assert_eq!(judge(None, &[], "a", 0, false), Verdict::First);
-        assert_eq!(judge(Some(&s), &[], "b", 7, false), Verdict::Same);
-        assert_eq!(judge(Some(&s), &[], "b", 6, false), Verdict::Doubt);
-        assert_eq!(judge(Some(&s), &[], "b", 6, true), Verdict::RolledBack);
-        assert_eq!(judge(Some(&s), &[], "c", 0, false), Verdict::Replaces);
-        assert_eq!(judge(Some(&s), &["a".into()], "a", 99, false), Verdict::Cloned);
-        assert_eq!(judge(Some(&session_of("!cloned-a", 1)), &[], "z", 0, false), Verdict::Quarantined);
+        assert_eq!(judge(None, &[], "a", 0), Verdict::First);
+        assert_eq!(judge(Some(&s), &[], "b", 7), Verdict::Same);
+        assert_eq!(judge(Some(&s), &[], "b", 6), Verdict::RolledBack);
+        assert_eq!(judge(Some(&s), &[], "c", 0), Verdict::Replaces);
+        assert_eq!(judge(Some(&s), &["a".into()], "a", 99), Verdict::Cloned);
+        assert_eq!(judge(Some(&session_of("!cloned-a", 1)), &[], "z", 0), Verdict::Quarantined);
     }
 }

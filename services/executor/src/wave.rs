@@ -328,7 +328,7 @@ impl Wave {
             self.board.tasks.values().filter(|t| matches!(t.task.state, TaskState::Granted | TaskState::Unknown));
         let agents: BTreeSet<AgentId> = granted.filter_map(|t| t.task.agent).collect();
         for agent in agents {
-            self.shared.send(agent, None, DownBody::WhoAreYou).await;
+            self.shared.send(agent, None, DownBody::WhoAreYou { challenge: None }).await;
         }
     }
 

@@ -18,6 +18,8 @@ pub const MAX_FRAME: usize = 900 * 1024;
 pub const MAX_LOG_DATA: usize = 32 * 1024;
 /// An ACCEPT must be answered by its GRANT within this many seconds, by the agent's monotonic clock.
 pub const GRANT_LEASE_S: u32 = 10;
+/// Longest challenge that an agent answers.
+pub const MAX_CHALLENGE: usize = 128;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -75,7 +77,7 @@ pub fn open_down(bytes: &[u8], executor: &KeyPair, me: AgentId, instance: &str) 
     if frame.aud != me {
         return Err(NotTaken::OtherAgent(frame.aud));
     }
-    let free = matches!(frame.body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou);
+    let free = matches!(frame.body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou { .. });
     match &frame.instance {
         Some(i) if i != instance => Err(NotTaken::OtherInstance(frame.instance)),
         None if !free => Err(NotTaken::OtherInstance(None)),
@@ -132,7 +134,11 @@ pub enum DownBody {
         instance: String,
     },
     /// Say HELLO again: the executor does not know this instance.
-    WhoAreYou,
+    WhoAreYou {
+        /// What the HELLO is to answer, so that it is known to be younger than this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        challenge: Option<String>,
+    },
 }
 
 /// Secret values on their way to one task of one agent: the JSON of a map from name to value, in a `NaCl` box from the
@@ -249,6 +255,9 @@ pub struct Hello {
     pub open: Vec<OpenTask>,
     /// os, arch, hostname, cores, `memory_mb`, current release per project root.
     pub facts: serde_json::Value,
+    /// The challenge of the last `WHO_ARE_YOU`, empty when there was none. `None`: the agent is older than challenges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -67,7 +67,8 @@ fn downs(task: TaskId) -> Vec<DownBody> {
         DownBody::ResultAck { task },
         DownBody::LogAck { task, seq: 7, window: 1 << 20 },
         DownBody::HelloAck { instance: INSTANCE.into() },
-        DownBody::WhoAreYou,
+        DownBody::WhoAreYou { challenge: None },
+        DownBody::WhoAreYou { challenge: Some("c0ffee".repeat(5)) },
     ]
 }
 
@@ -81,6 +82,7 @@ fn ups(task: TaskId) -> Vec<UpBody> {
             version: "1".into(),
             open: vec![OpenTask { task, state: OpenState::Running }],
             facts: json!({ "os": "linux", "cores": 4 }),
+            answers: Some("c0ffee".repeat(5)),
         }),
         UpBody::Heartbeat { journal_seq: 6, running: vec![task], current: Some("shop_1".into()) },
         UpBody::Accept { task, nonce: "a".repeat(32), journal_seq: 7, seal_to: None },
@@ -98,7 +100,8 @@ impl Wire {
         let (key_a, key_b, executor) = (KeyPair::new_user(), KeyPair::new_user(), KeyPair::new_user());
         let down = |aud| {
             let all = downs(uuid::Uuid::from_u128(77).into()).into_iter().map(|body| {
-                let free = matches!(body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou);
+                let free =
+                    matches!(body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou { .. });
                 seal(&Down { aud, instance: (!free).then(|| INSTANCE.into()), body }, &executor).expect("seals")
             });
             all.collect::<Vec<_>>()
@@ -261,7 +264,7 @@ fn a_true_frame_is_taken_only_where_it_belongs() {
         let frame = open_down(f, &wire.executor, wire.a, INSTANCE).expect("its own");
         let former = open_down(f, &wire.executor, wire.a, "a later journal");
         match frame.body {
-            DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou => assert!(former.is_ok()),
+            DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou { .. } => assert!(former.is_ok()),
             _ => assert!(matches!(former, Err(NotTaken::OtherInstance(Some(_)))), "{former:?}"),
         }
     }
@@ -273,7 +276,7 @@ fn a_true_frame_is_taken_only_where_it_belongs() {
     }
     // A frame that starts something names the journal it is for, whatever its signature says.
     for body in downs(uuid::Uuid::from_u128(77).into()) {
-        let free = matches!(body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou);
+        let free = matches!(body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou { .. });
         let f = seal(&Down { aud: wire.a, instance: None, body }, &wire.executor).expect("seals");
         assert_eq!(open_down(&f, &wire.executor, wire.a, INSTANCE).is_ok(), free);
     }

@@ -108,7 +108,20 @@ fn frames_to_agents() {
     golden("down-fence-v1", &down(DownBody::Fence { task: id(2).into(), work: id(3).into(), epoch: 4 }));
     golden("down-result-ack-v1", &down(DownBody::ResultAck { task: id(2).into() }));
     golden("down-log-ack-v1", &down(DownBody::LogAck { task: id(2).into(), seq: 6, window: 1_048_576 }));
-    golden("down-who-are-you-v1", &down(DownBody::WhoAreYou));
+    golden("down-who-are-you-v1", &down(DownBody::WhoAreYou { challenge: None }));
+    golden("down-who-are-you-v2", &down(DownBody::WhoAreYou { challenge: Some("c0ffee".into()) }));
+}
+
+/// An agent of the version before knows no challenge, and still says HELLO.
+#[test]
+fn a_challenge_is_understood_by_who_does_not_know_of_it() {
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    #[serde(tag = "t", rename_all = "snake_case")]
+    enum Former {
+        WhoAreYou,
+    }
+    let asked = serde_json::to_string(&DownBody::WhoAreYou { challenge: Some("c0ffee".into()) }).expect("json");
+    assert_eq!(serde_json::from_str::<Former>(&asked).expect("reads"), Former::WhoAreYou);
 }
 
 #[test]
@@ -120,8 +133,10 @@ fn frames_from_agents() {
         version: "0.1.0".into(),
         open: vec![OpenTask { task: id(2).into(), state: OpenState::Running }],
         facts: serde_json::json!({ "os": "linux" }),
+        answers: None,
     };
-    golden("up-hello-v1", &up(UpBody::Hello(hello)));
+    golden("up-hello-v1", &up(UpBody::Hello(hello.clone())));
+    golden("up-hello-v2", &up(UpBody::Hello(Hello { answers: Some("c0ffee".into()), ..hello })));
     golden("up-heartbeat-v1", &up(UpBody::Heartbeat { journal_seq: 12, running: vec![id(2).into()], current: None }));
     golden(
         "up-accept-v1",

@@ -78,6 +78,8 @@ struct Agent {
     control: KeyPair,
     client: async_nats::Client,
     instance: String,
+    /// The challenge that HELLO answers.
+    asked: String,
     seq: u64,
     tasks: BTreeMap<TaskId, Phase>,
     counts: Arc<Counts>,
@@ -135,6 +137,7 @@ async fn one(http: &reqwest::Client, base: &str, token: &str, host: &str, counts
         control: KeyPair::from_public_key(&got.executor_key)?,
         client,
         instance: uuid::Uuid::now_v7().simple().to_string(),
+        asked: String::new(),
         seq: 1,
         tasks: BTreeMap::new(),
         counts,
@@ -212,6 +215,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").into(),
             open: open.collect(),
             facts: serde_json::json!({ "os": "linux" }),
+            answers: Some(self.asked.clone()),
         });
         self.publish(subjects::agent_hello(self.id), body).await;
     }
@@ -242,12 +246,18 @@ impl Agent {
         if down.instance.as_ref().is_some_and(|i| *i != self.instance) {
             return;
         }
-        if !matches!(down.body, DownBody::HelloAck { .. } | DownBody::WhoAreYou) {
+        if !matches!(down.body, DownBody::HelloAck { .. } | DownBody::WhoAreYou { .. }) {
             self.counts.down.fetch_add(1, Relaxed);
         }
         match down.body {
-            DownBody::WhoAreYou => self.hello().await,
+            DownBody::WhoAreYou { challenge } => {
+                if let Some(c) = challenge {
+                    self.asked = c;
+                }
+                self.hello().await;
+            }
             DownBody::HelloAck { .. } => {
+                self.asked.clear();
                 self.counts.said_hello.fetch_add(1, Relaxed);
             }
             DownBody::Offer(o) => self.offer(&o).await,

@@ -2,7 +2,9 @@
 
 use super::{Agent, AgentError, Retry, io_error};
 use crate::{dispatch::Input, files};
-use windlass_contracts::frames::{self, Down, DownBody, NotTaken, Offer, RefuseCode, SealedSecrets, UpBody};
+use windlass_contracts::frames::{
+    self, Down, DownBody, MAX_CHALLENGE, NotTaken, Offer, RefuseCode, SealedSecrets, UpBody,
+};
 use windlass_domain::ids::TaskId;
 
 impl Agent {
@@ -39,10 +41,15 @@ impl Agent {
             DownBody::HelloAck { instance } => {
                 if instance == self.journal.instance() {
                     self.hello = None;
+                    self.asked.clear();
                 }
                 Ok(())
             }
-            DownBody::WhoAreYou => {
+            DownBody::WhoAreYou { challenge } => {
+                // One who asks without a challenge does not take back another's.
+                if let Some(c) = challenge.filter(|c| c.len() <= MAX_CHALLENGE) {
+                    self.asked = c;
+                }
                 self.hello = Some(Retry::new(self.mono()));
                 Ok(())
             }

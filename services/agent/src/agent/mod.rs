@@ -121,6 +121,8 @@ struct Agent {
     keyring: Keyring,
     /// Until `HELLO_ACK`.
     hello: Option<Retry>,
+    /// The challenge that HELLO answers; empty when there is none.
+    asked: String,
     beat_at: Duration,
     expire_at: Duration,
     events: mpsc::UnboundedSender<Event>,
@@ -194,6 +196,7 @@ async fn serve(
         results: BTreeMap::new(),
         keyring: Keyring::default(),
         hello: Some(Retry::new(Duration::ZERO)),
+        asked: String::new(),
         beat_at: Duration::ZERO,
         expire_at: Duration::ZERO,
         events,

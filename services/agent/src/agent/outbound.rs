@@ -28,6 +28,7 @@ impl Agent {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 open: self.dispatch.open(),
                 facts: facts::facts(Some(&self.root)),
+                answers: Some(self.asked.clone()),
             };
             self.link.send(UpBody::Hello(hello)).await;
         }

@@ -226,7 +226,7 @@ async fn the_executors_key_alone_starts_nothing_in_a_protected_environment() {
     }
     assert!(taken.is_empty(), "{} of {} were not refused:\n{}", taken.len(), all.len(), taken.join("\n"));
     c.hello = None;
-    c.send(DownBody::WhoAreYou).await;
+    c.send(DownBody::WhoAreYou { challenge: None }).await;
     let hello = c.until("HELLO", |c| c.hello.clone()).await;
     assert!(hello.open.is_empty() && hello.journal_seq == 1, "nothing was written down: {hello:?}");
     assert!(!marker.exists());

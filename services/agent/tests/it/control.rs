@@ -152,7 +152,7 @@ impl Control {
         self.client.flush().await.expect("flushes");
     }
     pub(crate) fn frame(&self, body: DownBody) -> Down {
-        let free = matches!(body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou);
+        let free = matches!(body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou { .. });
         Down { aud: self.agent, instance: if free { None } else { self.instance.clone() }, body }
     }
     pub(crate) async fn send(&self, body: DownBody) {

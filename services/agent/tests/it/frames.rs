@@ -30,7 +30,7 @@ async fn forged_misaddressed_and_broken_frames_are_ignored() {
     c.send_raw(vec![0xff; 1000]).await;
     // A frame that is answered, after all those: nothing of them was taken up.
     c.hello = None;
-    c.send(DownBody::WhoAreYou).await;
+    c.send(DownBody::WhoAreYou { challenge: None }).await;
     let hello = c.until("HELLO", |c| c.hello.clone().filter(|h| h.journal_seq > 0)).await;
     assert!(hello.open.is_empty(), "{:?}", hello.open);
     assert_eq!(hello.journal_seq, 1, "the journal holds its creation and nothing else");
@@ -39,6 +39,27 @@ async fn forged_misaddressed_and_broken_frames_are_ignored() {
     let task = c.begin(&offer).await;
     assert_eq!(c.result(task).await.outcome, ReportedOutcome::Succeeded);
     assert!(marker.exists());
+}
+
+/// Asks, until a HELLO answers so.
+async fn answers(c: &mut Control, challenge: Option<&str>, answer: &str) {
+    c.hello = None;
+    c.send(DownBody::WhoAreYou { challenge: challenge.map(str::to_owned) }).await;
+    let answer = Some(answer.to_owned());
+    c.until("HELLO with that answer", |c| c.hello.as_ref().is_some_and(|h| h.answers == answer).then_some(())).await;
+}
+
+#[tokio::test]
+async fn hello_answers_what_was_asked_until_it_is_taken() {
+    let mut c = Control::started().await;
+    assert_eq!(c.hello.as_ref().and_then(|h| h.answers.as_deref()), Some(""), "nobody asked anything");
+    answers(&mut c, Some("a challenge"), "a challenge").await;
+    // A frame that is answered: the HELLO_ACK before it has been taken.
+    let unknown = uuid::Uuid::new_v4().into();
+    c.send(DownBody::Fence { task: unknown, work: uuid::Uuid::from_u128(1).into(), epoch: 1 }).await;
+    c.result(unknown).await;
+    answers(&mut c, Some(&"x".repeat(129)), "").await;
+    answers(&mut c, Some(&"x".repeat(128)), &"x".repeat(128)).await;
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ impl Wave {
         match frame {
             Frame::Offer => match session {
                 Some(instance) => self.offer(row, instance).await,
-                None => self.shared.send(agent, None, DownBody::WhoAreYou).await,
+                None => self.shared.send(agent, None, DownBody::WhoAreYou { challenge: None }).await,
             },
             Frame::Grant => {
                 let Some(g) = t.granted.clone() else { return };

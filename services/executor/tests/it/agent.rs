@@ -50,6 +50,10 @@ pub(crate) struct State {
     /// What came with the last grant.
     pub(crate) secrets: Secrets,
     pub(crate) hellos_acked: u32,
+    /// The challenge that HELLO answers.
+    pub(crate) asked: String,
+    /// It is of the version before: its HELLO answers nothing.
+    pub(crate) former: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -112,6 +116,8 @@ impl Agent {
             lose_grants: false,
             secrets: Secrets::new(),
             hellos_acked: 0,
+            asked: String::new(),
+            former: false,
         };
         let control = KeyPair::from_public_key(&control.public_key()).expect("key");
         Agent {
@@ -191,6 +197,7 @@ impl Agent {
                 version: "0".into(),
                 open: open.collect(),
                 facts: serde_json::json!({ "os": "test" }),
+                answers: (!s.former).then(|| s.asked.clone()),
             })
         };
         self.say_on(subjects::agent_hello(self.id), body).await;
@@ -222,8 +229,18 @@ impl Agent {
             return;
         }
         match down.body {
-            DownBody::WhoAreYou => self.hello().await,
-            DownBody::HelloAck { .. } => self.lock().hellos_acked += 1,
+            DownBody::WhoAreYou { challenge } => {
+                if let Some(c) = challenge {
+                    self.lock().asked = c;
+                }
+                self.hello().await;
+            }
+            DownBody::HelloAck { instance } if instance == mine => {
+                let mut s = self.lock();
+                s.hellos_acked += 1;
+                s.asked.clear();
+            }
+            DownBody::HelloAck { .. } => {}
             DownBody::Offer(o) => self.offer(*o).await,
             DownBody::Grant { task, nonce, secrets, .. } => {
                 if self.lock().lose_grants {

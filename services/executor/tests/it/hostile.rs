@@ -135,6 +135,7 @@ async fn a_hello_of_monstrous_size_is_cut_to_measure() {
             version: "v".repeat(100_000),
             open: vec![],
             facts: serde_json::json!({ "x": "\0", "y": "z".repeat(100_000) }),
+            answers: Some("a".repeat(100_000)),
         };
         let instance = a.lock().instance.clone();
         send(&w, subjects::agent_hello(a.id), a.id, &instance, UpBody::Hello(hello), &a.key).await;

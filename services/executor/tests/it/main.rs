@@ -9,6 +9,7 @@ mod hostile;
 mod logs;
 mod plugins;
 mod probes;
+mod replay;
 mod rogue;
 mod secrets;
 mod stagger;

@@ -32,6 +32,8 @@ impl World {
     /// `hosts` agents that took their task and hold on to it; the first is the rogue.
     async fn held(db: windlass_testkit::Db, hosts: usize) -> (World, Executor, WorkId, Vec<TaskId>) {
         let mut w = World::new(db, hosts, hosts).await;
+        // The rogue says that it is of the version before, whose word counts for more.
+        w.agent(0).lock().former = true;
         for i in 0..hosts {
             w.agent(i).lock().hang = true;
         }

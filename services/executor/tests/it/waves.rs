@@ -232,7 +232,7 @@ async fn an_abort_stops_what_runs_and_starts_nothing_more() {
 
 impl World {
     /// A later attempt on one host that accepts again.
-    async fn wave_retry(&self, host: usize, attempt: u32) -> windlass_domain::ids::WorkId {
+    pub(crate) async fn wave_retry(&self, host: usize, attempt: u32) -> windlass_domain::ids::WorkId {
         self.agent(host).lock().no_accept = false;
         let hosts = vec![WaveHost { host: format!("h{host}"), attempt, start_at: 0 }];
         let spec = WaveWork {

@@ -21,7 +21,7 @@ use windlass_agent::{
 };
 use windlass_bus::wake::Backoff;
 use windlass_contracts::{
-    frames::{self, Down, DownBody, Hello, LogFrame, Offer, RefuseCode, Up, UpBody},
+    frames::{self, Down, DownBody, Hello, LogFrame, MAX_CHALLENGE, Offer, RefuseCode, Up, UpBody},
     stdio::Welcome,
 };
 use windlass_domain::{
@@ -92,6 +92,8 @@ pub(super) struct Near {
     live: BTreeMap<TaskId, Live>,
     results: BTreeMap<TaskId, Retry>,
     hello: Option<Retry>,
+    /// The challenge that HELLO answers; empty when there is none.
+    asked: String,
     beat_at: Duration,
     look_at: Duration,
     expire_at: Duration,
@@ -170,6 +172,7 @@ impl Near {
             live: BTreeMap::new(),
             results: BTreeMap::new(),
             hello: Some(Retry::new(Duration::ZERO)),
+            asked: String::new(),
             beat_at: Duration::ZERO,
             look_at: Duration::ZERO,
             expire_at: Duration::ZERO,
@@ -245,6 +248,7 @@ impl Near {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 open: self.dispatch.open(),
                 facts: self.facts(),
+                answers: Some(self.asked.clone()),
             };
             self.say(UpBody::Hello(hello));
         }
@@ -307,7 +311,8 @@ impl Near {
         if frame.aud != self.agent {
             return Ok(());
         }
-        let free = matches!(frame.body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou);
+        let free =
+            matches!(frame.body, DownBody::HelloAck { .. } | DownBody::Fence { .. } | DownBody::WhoAreYou { .. });
         match &frame.instance {
             Some(i) if *i != self.journal.instance => {
                 let now = self.mono();
@@ -335,10 +340,15 @@ impl Near {
             DownBody::HelloAck { instance } => {
                 if instance == self.journal.instance {
                     self.hello = None;
+                    self.asked.clear();
                 }
                 Ok(())
             }
-            DownBody::WhoAreYou => {
+            DownBody::WhoAreYou { challenge } => {
+                // One who asks without a challenge does not take back another's.
+                if let Some(c) = challenge.filter(|c| c.len() <= MAX_CHALLENGE) {
+                    self.asked = c;
+                }
                 self.hello = Some(Retry::new(self.mono()));
                 Ok(())
             }

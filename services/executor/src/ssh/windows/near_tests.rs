@@ -335,6 +335,14 @@ async fn a_stop_ends_what_runs_and_what_is_not_built_is_refused() {
     let task: TaskId = uuid::Uuid::from_u128(3).into();
     let (session, mut near) = lab.open().await.expect("opens");
     let (i, _) = instance(&mut near).await;
+    for (challenge, answers) in [(Some("one".to_owned()), "one"), (None, "one"), (Some("x".repeat(129)), "one")] {
+        lab.down(&mut near, &i, DownBody::WhoAreYou { challenge }).await;
+        let said = hear(&mut near, "HELLO", |u| match &u.body {
+            UpBody::Hello(h) => Some(h.answers.clone()),
+            _ => None,
+        });
+        assert_eq!(said.await.as_deref(), Some(answers));
+    }
     lab.down(&mut near, &i, offer(4, vec![step("artifact.fetch", json!({}))])).await;
     let code = hear(&mut near, "REFUSE", |u| match &u.body {
         UpBody::Refuse { code, detail, .. } => Some((*code, detail.clone())),

@@ -86,7 +86,7 @@ pub(crate) fn log(task: TaskId, seq: u64, data: &[u8]) -> LogFrame {
 }
 
 pub(crate) fn hello(open: Vec<OpenTask>, facts: Value) -> UpBody {
-    UpBody::Hello(Hello { boot_id: "boot".into(), journal_seq: SEQ, version: "0".into(), open, facts })
+    UpBody::Hello(Hello { boot_id: "boot".into(), journal_seq: SEQ, version: "0".into(), open, facts, answers: None })
 }
 
 /// Every kind of frame, about this task.
@@ -269,7 +269,8 @@ impl Rogue<'_> {
             ));
         }
         for (i, text) in TEXTS.iter().enumerate() {
-            let facts = json!({ "hostname": text, (*text): text, "current_release": text, "_replaced": ["x"] });
+            let facts =
+                json!({ "hostname": text, (*text): text, "current_release": text, "_replaced": ["x"], "_asked": text });
             out.push(self.mine(format!("HELLO with hostile facts {i}"), hello(vec![], facts)));
             let beat = UpBody::Heartbeat { journal_seq: 0, running: others.to_vec(), current: Some((*text).into()) };
             out.push(self.mine(format!("heartbeat with a hostile release {i}"), beat));
