@@ -83,7 +83,8 @@ pub(crate) async fn measure(kind: Kind, n: usize) -> Result<(), Fail> {
         match plane.state(id).await?.as_str() {
             "succeeded" => break,
             "failed" | "paused" | "aborted" => {
-                return Err(format!("the deployment of {n} hosts did not succeed").into());
+                let tasks = plane.tasks(id).await?;
+                return Err(format!("the deployment of {n} hosts did not succeed:{tasks}").into());
             }
             _ => too_late(until, "the deployment's end")?,
         }

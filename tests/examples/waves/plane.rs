@@ -145,6 +145,17 @@ impl Plane {
         Ok(row.ok_or("the deployment is not there")?.0)
     }
 
+    /// What became of the tasks: how many are in each state, and one of them.
+    pub(crate) async fn tasks(&self, id: uuid::Uuid) -> Result<String, Fail> {
+        let mut c = self.store.read().await?;
+        let rows: Vec<(String, i64, String)> =
+            sql("SELECT state, COUNT(*), MIN(CAST(doc AS TEXT)) FROM tasks WHERE deployment_id = $1 GROUP BY state")
+                .bind(id)
+                .fetch_all(&mut c)
+                .await?;
+        Ok(rows.into_iter().map(|(state, n, one)| format!("\n    {n} {state}, such as {one}")).collect())
+    }
+
     pub(crate) fn memory(&self) -> Memory {
         let mut m = Memory::default();
         for (name, p) in &self.processes {
