@@ -11,6 +11,7 @@ use std::{
     process::Command,
     time::Duration,
 };
+use windlass_store::sql;
 use windlass_testkit::{databases, eventually};
 
 /// A repository as people have it.
@@ -92,9 +93,13 @@ impl World {
     async fn flow_of(&self, key: &str) -> (u16, Value) {
         self.get(&format!("/catalog/flow/{key}")).await
     }
-    /// Number of alerts of a project's source.
-    async fn alerts(&self) -> i64 {
-        self.count("events WHERE type IN ('source.broken', 'source.unreachable') AND severity = 'alert'").await
+    /// What was said loudly of a project's source.
+    async fn alerts(&self) -> Vec<String> {
+        let mut tx = self.ctx.store.read().await.expect("reads");
+        let said = "SELECT type || ' ' || CAST(payload AS TEXT) FROM events
+                    WHERE type IN ('source.broken', 'source.unreachable') AND severity = 'alert' ORDER BY at";
+        let rows: Vec<(String,)> = sql(said).fetch_all(&mut tx).await.expect("asks");
+        rows.into_iter().map(|(text,)| text).collect()
     }
 }
 
@@ -138,7 +143,8 @@ async fn whole_commits_are_applied_and_wrong_ones_change_nothing() {
         assert_eq!(w.flow_of("shop/web").await.1["revision"], 1);
         w.refreshed().await;
         w.source("it was looked at again", |s| s["fetched_at"] != faults[0]["never"] && s["state"] == "broken").await;
-        assert_eq!(w.alerts().await, 1, "said once");
+        let said = w.alerts().await;
+        assert_eq!(said.len(), 1, "said once: {said:#?}");
 
         // A name that leads nowhere is found when it is applied; the file is named all the same.
         repo.write(".windlass/gray.yml", &environment("gray", "nowhere"));

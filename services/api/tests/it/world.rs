@@ -134,7 +134,9 @@ impl World {
     pub(crate) async fn another_api(&mut self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").expect("port");
         let base = format!("http://{}", listener.local_addr().expect("address"));
-        let ctx = self.ctx.for_service();
+        // As another process: leases tell processes apart by their owner.
+        let mut ctx = self.ctx.for_service();
+        ctx.owner = uuid::Uuid::now_v7().to_string();
         self.apis.push(tokio::spawn(async move { windlass_api::run_on(ctx, listener).await.expect("ends well") }));
         windlass_testkit::wait_http(&format!("{base}/healthz")).await;
         base

@@ -18,7 +18,9 @@ async fn count(tx: &mut Tx, what: &str) -> i64 {
 }
 
 async fn deployment(tx: &mut Tx, state: &str, updated: DateTime<Utc>) -> Uuid {
-    let id = Uuid::now_v7();
+    // Made when it was last touched, or a little before.
+    let at = u64::try_from(updated.timestamp()).expect("after 1970");
+    let id = Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, at, 0));
     sql("INSERT INTO deployments (id, project, environment, release_id, state, version, created_at, updated_at, doc)
          VALUES ($1, $2, 'online', $1, $3, 1, $4, $4, $5)")
     .bind(id)
