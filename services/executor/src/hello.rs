@@ -110,28 +110,34 @@ pub(crate) async fn take(shared: &Shared, agent: AgentId, instance: String, mut 
         }
         Verdict::Same => {}
     }
+    let complete_since = kept.complete_since(&h, now);
     if verdict == Verdict::Same {
         kept.same(&h, now);
     } else {
         kept.changed(&h);
     }
-    sessions::upsert(&mut tx, &session(agent, &host, &stored_instance, &h, &kept, now)).await?;
-    let mut fences = Vec::new();
-    let mut nudges = Vec::new();
+    let mut found = Found::default();
     if !stored_instance.starts_with(QUARANTINE) {
-        (fences, nudges) = settle(&mut tx, shared, agent, &host, &instance, &h, now).await?;
+        found = settle(&mut tx, shared, agent, &host, &instance, &h, complete_since, now).await?;
     }
+    let asked = found.doubted.map(|since| kept.ask_since(since, h.journal_seq, now));
+    sessions::upsert(&mut tx, &session(agent, &host, &stored_instance, &h, &kept, now)).await?;
     tx.commit().await?;
     shared.directory.set_session(agent, &stored_instance, now);
     if stored_instance.starts_with(QUARANTINE) {
         return Ok(());
     }
     shared.send(agent, None, DownBody::HelloAck { instance: instance.clone() }).await;
-    for (task, work, epoch) in fences {
+    for (task, work, epoch) in found.fences {
         shared.send(agent, None, DownBody::Fence { task, work, epoch }).await;
     }
-    for task in nudges {
+    for task in found.nudges {
         shared.router.deliver(None, task, Signal::Nudge(task));
+    }
+    // After the acknowledgement, which ends what was asked before.
+    if let Some(asked) = asked {
+        shared.metrics.frames.with_label_values(&["hello_asked"]).inc();
+        shared.send(agent, None, DownBody::WhoAreYou { challenge: Some(asked.challenge) }).await;
     }
     Ok(())
 }
@@ -187,9 +193,18 @@ fn session(agent: AgentId, host: &str, instance: &str, h: &Hello, kept: &Kept, n
     }
 }
 
-type Fences = Vec<(TaskId, WorkId, u64)>;
+/// What a comparison of the agent's list with the database leads to.
+#[derive(Debug, Default)]
+struct Found {
+    fences: Vec<(TaskId, WorkId, u64)>,
+    nudges: Vec<TaskId>,
+    /// Tasks are not listed that were granted up to then, but the list may be older than that.
+    doubted: Option<Timestamp>,
+}
 
-/// Compares what the agent lists with what the database holds. Returns the fences to send and the tasks to nudge.
+/// Compares what the agent lists with what the database holds. The list holds all that was granted before `complete_since`;
+/// `None`: nobody knows how old it is.
+#[expect(clippy::too_many_arguments, reason = "what a HELLO is compared with, each once")]
 async fn settle(
     tx: &mut Tx,
     shared: &Shared,
@@ -197,10 +212,10 @@ async fn settle(
     host: &str,
     instance: &str,
     h: &Hello,
+    complete_since: Option<Timestamp>,
     now: Timestamp,
-) -> Result<(Fences, Vec<TaskId>), Error> {
-    let mut fences = Vec::new();
-    let mut nudges = Vec::new();
+) -> Result<Found, Error> {
+    let mut found = Found::default();
     let listed: HashMap<TaskId, OpenState> = h.open.iter().map(|o| (o.task, o.state)).collect();
     let rows = tasks::open_of_agent(tx, agent).await?;
     let mine: HashSet<TaskId> = rows.iter().map(|r| r.task.id).collect();
@@ -208,17 +223,26 @@ async fn settle(
         // What brings a host back to its load balancer goes on in an abort.
         let clean_up = segment::of_traffic(r.segment).is_some_and(|(_, _, attach)| attach);
         let abort = !clean_up && works::desired_now(tx, r.work).await? == Some(Desired::Abort);
-        if fence_open(&r.task, instance, listed.get(&r.task.id).copied(), abort, now) {
-            let epoch = works::claim_state(tx, r.work).await?.map_or(0, |c| c.epoch);
-            fences.push((r.task.id, r.work, epoch));
-        } else {
-            nudges.push(r.task.id);
+        match fence_open(&r.task, instance, listed.get(&r.task.id).copied(), abort, now) {
+            Fence::Yes => {}
+            Fence::Unlisted { granted } if complete_since.is_some_and(|since| granted < since) => {}
+            Fence::Unlisted { granted } => {
+                found.doubted = found.doubted.max(Some(granted));
+                found.nudges.push(r.task.id);
+                continue;
+            }
+            Fence::No => {
+                found.nudges.push(r.task.id);
+                continue;
+            }
         }
+        let epoch = works::claim_state(tx, r.work).await?.map_or(0, |c| c.epoch);
+        found.fences.push((r.task.id, r.work, epoch));
     }
     for (task, state) in listed.into_iter().filter(|(t, _)| !mine.contains(t)) {
         match tasks::get(tx, task).await?.filter(|r| r.task.agent == Some(agent)) {
             // Settled here: its report is still to come and to be acknowledged, or it holds an offer that was withdrawn.
-            Some(r) if state != OpenState::Ended => fences.push((task, r.work, 0)),
+            Some(r) if state != OpenState::Ended => found.fences.push((task, r.work, 0)),
             Some(_) => {}
             None => {
                 // The database was restored, or somebody forged a task: nothing here ever granted it.
@@ -232,12 +256,12 @@ async fn settle(
                     serde_json::json!({ "host": host, "task": task, "state": state, "reason": reason }),
                 )
                 .await?;
-                fences.push((task, WorkId(uuid::Uuid::nil()), 0));
+                found.fences.push((task, WorkId(uuid::Uuid::nil()), 0));
             }
         }
     }
     shared.metrics.frames.with_label_values(&["hello_settled"]).inc();
-    Ok((fences, nudges))
+    Ok(found)
 }
 
 /// Records a task that nobody granted: once, and only so many of one agent an hour, because an agent can make them up.
@@ -261,19 +285,29 @@ pub(crate) async fn orphan(
     events::append(tx, agent_event(agent, "agent.orphan", Severity::Alert, payload)).await.map(drop)
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fence {
+    No,
+    Yes,
+    /// The same journal does not know it: it never accepted it, or has it only as fenced. Only its own FENCED report proves
+    /// that. But a list that is older than the grant says nothing, and a fence stops what runs.
+    Unlisted {
+        granted: Timestamp,
+    },
+}
+
 /// Whether an open task of the database is to be fenced, given how the agent lists it.
-fn fence_open(t: &Task, instance: &str, listed: Option<OpenState>, abort: bool, now: Timestamp) -> bool {
+fn fence_open(t: &Task, instance: &str, listed: Option<OpenState>, abort: bool, now: Timestamp) -> Fence {
     let granted_here = t.granted.as_ref().is_some_and(|g| g.instance == instance);
+    let unlisted = || t.granted_at.map_or(Fence::No, |granted| Fence::Unlisted { granted });
     match t.state {
-        TaskState::Granted | TaskState::Unknown if !granted_here => false,
-        TaskState::Granted | TaskState::Unknown if abort || t.stop.is_some() => true,
-        // The same journal does not know it: it never accepted it, or has it only as fenced. Only its own FENCED report
-        // proves that. A grant of this very moment may have crossed the HELLO.
-        TaskState::Granted => {
-            listed.is_none() && t.granted_at.is_some_and(|at| now - at > chrono::Duration::seconds(1))
-        }
-        TaskState::Unknown => listed.is_none() && t.report.is_none(),
-        _ => false,
+        TaskState::Granted | TaskState::Unknown if !granted_here => Fence::No,
+        TaskState::Granted | TaskState::Unknown if abort || t.stop.is_some() => Fence::Yes,
+        // A grant of this very moment may have crossed the HELLO.
+        TaskState::Granted if t.granted_at.is_some_and(|at| now - at <= chrono::Duration::seconds(1)) => Fence::No,
+        TaskState::Granted if listed.is_none() => unlisted(),
+        TaskState::Unknown if listed.is_none() && t.report.is_none() => unlisted(),
+        _ => Fence::No,
     }
 }
 

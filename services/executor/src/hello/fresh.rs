@@ -100,6 +100,19 @@ impl Kept {
         !self.answers && h.answers.is_none()
     }
 
+    /// All that was granted before then is in this HELLO's list, or the journal does not know it. `None`: the HELLO may be one
+    /// of any age that somebody says again. An agent that cannot answer is taken at its word.
+    pub(super) fn complete_since(&self, h: &Hello, now: Timestamp) -> Option<Timestamp> {
+        let answered = self.asked.as_ref().filter(|a| a.within(VALID, now) && a.is_answered(h)).map(|a| a.at);
+        answered.or_else(|| self.is_former(h).then_some(now))
+    }
+
+    /// The challenge whose answer lists all that was granted up to `since`.
+    pub(super) fn ask_since(&mut self, since: Timestamp, journal_seq: u64, now: Timestamp) -> Asked {
+        let young = self.asked.take().filter(|a| a.within(YOUNG, now) && a.at > since);
+        self.asked.insert(young.unwrap_or_else(|| Asked::new(journal_seq, now))).clone()
+    }
+
     /// The challenge whose answer decides about `verdict`; `true`: it is new. `journal_seq` is the session's.
     pub(super) fn ask(&mut self, verdict: Verdict, h: &Hello, journal_seq: u64, now: Timestamp) -> (Asked, bool) {
         let answers = self.answers || h.answers.is_some();
@@ -202,6 +215,22 @@ mod tests {
         // Once it can answer, it has to.
         k.same(&hello(7, Some("")), at(1));
         assert!(WORSE.iter().all(|v| !k.believes(*v, &old, at(1))));
+    }
+
+    #[test]
+    fn a_list_is_complete_only_up_to_what_it_answers() {
+        let mut k = Kept::default();
+        assert_eq!(k.complete_since(&hello(3, None), at(5)), Some(at(5)), "of the version before");
+        assert_eq!(k.complete_since(&hello(3, Some("")), at(5)), None);
+        k.same(&hello(3, Some("")), at(5));
+        assert_eq!(k.complete_since(&hello(3, None), at(5)), None, "once it can answer, it has to");
+        let first = k.ask_since(at(4), 3, at(6));
+        assert_eq!(k.ask_since(at(4), 3, at(7)), first, "a crowd does not outdate it");
+        let answer = hello(3, Some(&first.challenge));
+        assert_eq!(k.complete_since(&answer, at(8)), Some(at(6)), "not younger than the question");
+        assert_eq!(k.complete_since(&answer, at(6 + 120)), None);
+        assert_ne!(k.ask_since(at(6), 3, at(8)), first, "it says nothing of what was granted since");
+        assert_eq!(k.complete_since(&answer, at(8)), None);
     }
 
     #[test]

@@ -180,6 +180,15 @@ impl Agent {
     }
 
     pub(crate) async fn hello(&self) {
+        self.say_hello(true).await;
+    }
+
+    /// As it was before any task began.
+    pub(crate) async fn hello_without_tasks(&self) {
+        self.say_hello(false).await;
+    }
+
+    async fn say_hello(&self, tasks: bool) {
         let body = {
             let s = self.lock();
             let open = s.tasks.iter().filter_map(|(id, p)| {
@@ -195,9 +204,10 @@ impl Agent {
                 boot_id: "boot".into(),
                 journal_seq: s.seq,
                 version: "0".into(),
-                open: open.collect(),
+                open: open.filter(|_| tasks).collect(),
                 facts: serde_json::json!({ "os": "test" }),
-                answers: (!s.former).then(|| s.asked.clone()),
+                // What was said before any question.
+                answers: (!s.former).then(|| if tasks { s.asked.clone() } else { String::new() }),
             })
         };
         self.say_on(subjects::agent_hello(self.id), body).await;

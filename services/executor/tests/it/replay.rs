@@ -149,6 +149,36 @@ async fn an_old_hello_said_again_changes_nothing() {
     }
 }
 
+/// The last HELLO that a broker let through lists nothing that began since: a task that runs is not stopped by that.
+#[tokio::test]
+async fn a_list_from_before_a_task_began_does_not_stop_it() {
+    for db in databases().await {
+        let mut w = World::new(db, 1, 1).await;
+        let a = w.agent(0).clone();
+        let mut tap = Tap::on(&w, &a).await;
+        w.start_agents();
+        let e = w.executor().await;
+        let (listless, _) = tap.next(|_, h| h.open.is_empty()).await;
+        w.until_known(&a).await;
+        a.lock().hang = true;
+        let work = w.wave(1, 0, 0).await;
+        eventually(SOON, "it runs", async || (!a.running().is_empty()).then_some(())).await;
+        w.until_state(work, 0, "granted").await;
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await; // until then a grant may have crossed the HELLO
+        w.say_again(&e, &a, &[&listless], 5).await;
+        // And one of which nothing but the list tells that it is old.
+        let before = asked(&e);
+        a.hello_without_tasks().await;
+        eventually(SOON, "the agent is asked", async || (asked(&e) > before).then_some(())).await;
+        w.until_known(&a).await;
+        assert_eq!(a.lock().fences, 0);
+        assert_eq!(a.running().len(), 1, "it goes on");
+        a.end_running(ReportedOutcome::Succeeded).await;
+        assert_eq!(w.outcomes(work, 1).await, [Succeeded]);
+        e.shut_down().await;
+    }
+}
+
 /// Two executors take the HELLOs in turns, so the one that asked is often not the one that hears the answer.
 #[tokio::test]
 async fn a_host_that_is_another_one_is_still_seen() {
