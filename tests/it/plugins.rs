@@ -8,7 +8,7 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::path::Path;
+use std::{path::Path, time::Duration};
 use windlass_testkit::{Db, eventually, workspace};
 
 const SECRET: &str = "correct-horse-battery";
@@ -257,7 +257,7 @@ flow: web
 steps:
   - id: book
     uses: ansible.playbook
-    timeout: 60s
+    timeout: 110s
     with:
       vars: {{ word: "{{{{ evil }}}} ${{{{ artifact.version }}}}" }}
       playbook: |
@@ -283,6 +283,14 @@ steps:
     for name in ["h1", "h2"] {
         assert_eq!(std::fs::read_to_string(out.join(name)).expect("written"), "{{ evil }} 1.0.0 True", "{d:#}");
     }
+    // A host's tasks share one connection. By itself it would stay for 30 idle seconds.
+    let runs = w.state().join("runs").display().to_string();
+    eventually(Duration::from_secs(20), "no connection stays", async || {
+        let lines = std::fs::read_dir("/proc").expect("processes").flatten();
+        let mut lines = lines.filter_map(|p| std::fs::read_to_string(p.path().join("cmdline")).ok());
+        (!lines.any(|l| l.contains(&runs))).then_some(())
+    })
+    .await;
 
     // h2 presents another key than the one that is pinned now.
     let pinned = |text: String| text.lines().find(|l| l.contains("host_key:")).expect("a key").to_owned();

@@ -35,6 +35,8 @@ pub(crate) struct World {
     pub(crate) nats_starts: usize,
     /// Hosts reached by SSH, when `by_ssh` was called.
     pub(crate) fleet: Option<crate::ssh::Fleet>,
+    /// The deployment as `until` last saw it, for failure texts.
+    last_seen: std::sync::Mutex<Option<Value>>,
     _db: Db,
 }
 
@@ -107,6 +109,7 @@ impl World {
             nats_starts: 0,
             fleet: None,
             dir,
+            last_seen: std::sync::Mutex::new(None),
             _db: db,
         };
         let mut text = settings(&state, &w._db, api, nats_port) + more;
@@ -335,7 +338,11 @@ impl World {
             let state = d["state"].as_str().unwrap_or_default();
             let over = ["succeeded", "failed", "aborted", "rejected", "expired", "cancelled"].contains(&state);
             assert!(!over || states.contains(&state), "deployment ended as {state}, not {states:?}: {d:#}");
-            states.contains(&state).then_some(d)
+            if states.contains(&state) {
+                return Some(d);
+            }
+            *self.last_seen.lock().expect("no panic in between") = Some(d);
+            None
         })
         .await
     }
@@ -347,11 +354,14 @@ impl World {
         answer["new_deployment"].as_str().or(answer["deployment"].as_str()).expect("id").to_owned()
     }
 
-    /// The last lines of every process, for failure texts.
+    /// The last lines of every process and the deployment that was waited for, for failure texts.
     #[expect(clippy::print_stderr, reason = "only when a test has failed already")]
     fn show_logs(&self) {
         for (name, p) in &self.processes {
             eprintln!("---- {name}\n{}", p.log_tail());
+        }
+        if let Some(Some(d)) = self.last_seen.lock().ok().as_deref() {
+            eprintln!("---- last seen\n{d:#}");
         }
     }
 }

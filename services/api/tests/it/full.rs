@@ -22,6 +22,13 @@ impl World {
         w
     }
 
+    /// How many commands this process has refused.
+    fn turned_away(&self) -> f64 {
+        let text = self.ctx.health.metrics_text().expect("metrics");
+        let value = text.lines().find_map(|l| l.strip_prefix("windlass_api_commands_refused_total "));
+        value.and_then(|v| v.trim().parse().ok()).expect("the counter is there from the beginning")
+    }
+
     async fn rows(&self) -> Vec<i64> {
         let mut all = vec![];
         for t in TABLES {
@@ -217,7 +224,9 @@ async fn a_delivery_that_finds_no_room_comes_again() {
             w.ctx.bus.publish_stored("windlass.in.ci", event.to_string(), "b1", None).await.ok()
         })
         .await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let turned_away = w.turned_away();
+        eventually(crate::world::PATIENCE, "it was tried", async || (w.turned_away() > turned_away).then_some(()))
+            .await;
         assert_eq!(w.rows().await, before, "{TABLES:?}");
 
         w.drain().await;
@@ -260,15 +269,16 @@ async fn a_crowd_at_two_apis_stays_within_the_slack() {
             }
         }
         // A count may see what it also expects: then some were turned away a moment too early.
-        for _ in 0..40 {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        let last = eventually(crate::world::PATIENCE, "the bound is met", async || {
             let r = ask(0).await.expect("answers");
-            if r.status() != 202 {
-                refused(r).await;
-                break;
+            if r.status() == 202 {
+                taken += 1;
+                return None;
             }
-            taken += 1;
-        }
+            Some(r)
+        })
+        .await;
+        refused(last).await;
         let waiting = w.count("command_queue").await;
         assert_eq!((waiting, w.count("commands").await), (taken, taken), "accepted is stored, and nothing else is");
         // One allowance of 1 for the second api, and on PostgreSQL what was open at a count.

@@ -40,11 +40,18 @@ fn group(key: &str, value: &str) -> String {
     if name.starts_with(|c: char| c.is_ascii_digit()) { format!("_{name}") } else { name }
 }
 
+/// What the path of a control socket begins with, below the run's directory.
+pub(super) const CONTROL: &str = "control-";
+/// Longest path of a control socket: a socket's address holds 107 bytes, and OpenSSH makes it under a name 17 bytes longer.
+const MAX_CONTROL: usize = 90;
+
 /// `ssh_config` with one block a host. The catalog has checked that addresses, accounts and names hold no spaces; `dir` is
-/// where `known_hosts` and the keys `key-<host>` are.
+/// where `known_hosts` and the keys `key-<host>` are. A host's tasks share one connection, which would stay for some seconds after
+/// the last one: `super::close` ends it. Where the path is too long for a socket, each has its own.
 pub(super) fn ssh_config(hosts: &BTreeMap<String, (String, Ssh)>, dir: &str) -> String {
     let mut out = String::new();
-    for (name, (address, ssh)) in hosts {
+    let shared = format!("{dir}/{CONTROL}{}", hosts.len()).len() <= MAX_CONTROL;
+    for (i, (name, (address, ssh))) in hosts.iter().enumerate() {
         let address = ssh.address.as_deref().unwrap_or(address);
         let _ = write!(
             out,
@@ -53,6 +60,9 @@ pub(super) fn ssh_config(hosts: &BTreeMap<String, (String, Ssh)>, dir: &str) -> 
         );
         if let Some(jump) = &ssh.jump {
             let _ = writeln!(out, "  ProxyJump {jump}");
+        }
+        if shared {
+            let _ = writeln!(out, "  ControlMaster auto\n  ControlPersist 30\n  ControlPath \"{dir}/{CONTROL}{i}\"");
         }
     }
     let _ = write!(

@@ -11,10 +11,11 @@ use crate::{
     ssh,
     steplog::StepLog,
 };
+use futures::StreamExt;
 use inventory::Host;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
 use windlass_domain::{
     catalog::{Item, Kind, Ssh},
     plan::Plan,
@@ -28,6 +29,10 @@ const REPORT: &str = include_str!("report.py");
 const MAX_JUMPS: usize = 4;
 /// Failed hosts that are named with their reason.
 const TOLD: usize = 5;
+
+/// For the answer of a shared connection that is to end.
+const CLOSING: Duration = Duration::from_secs(5);
+const CLOSED_AT_ONCE: usize = 16;
 
 /// What is known of a host afterwards.
 #[derive(Debug, Deserialize)]
@@ -96,7 +101,9 @@ pub(crate) async fn run(
             () = tokio::time::sleep(timeout) => {}
         }
     };
-    let ran = match run.run(log, halt).await {
+    let ran = run.run(log, halt).await;
+    close(&dir).await;
+    let ran = match ran {
         Ok(ran) => ran,
         Err(e) => return failed(format!("{} cannot be started: {e}", program.display())),
     };
@@ -111,6 +118,28 @@ pub(crate) async fn run(
         End::Killed => failed("ansible-playbook was killed"),
         End::Exited(code) => judge(report, code, log),
     }
+}
+
+/// Ends the connections that the hosts' tasks shared. They are sessions of their own, so the end of the run's process group does not
+/// reach them; what cannot be ended here goes by itself after some idle seconds.
+async fn close(dir: &PrivateDir) {
+    let sockets = std::fs::read_dir(dir.path()).into_iter().flatten().flatten();
+    let sockets = sockets.filter(|e| e.file_name().to_string_lossy().starts_with(inventory::CONTROL));
+    let closing = sockets.map(|socket| async move {
+        let mut path = std::ffi::OsString::from("ControlPath=");
+        path.push(socket.path());
+        let ssh = tokio::process::Command::new("ssh")
+            .args(["-F", "none", "-O", "exit", "-o"])
+            .arg(path)
+            .arg("any")
+            .kill_on_drop(true)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        let _ = tokio::time::timeout(CLOSING, ssh).await;
+    });
+    futures::stream::iter(closing).buffer_unordered(CLOSED_AT_ONCE).collect::<Vec<()>>().await;
 }
 
 fn judge(report: Option<BTreeMap<String, Outcome>>, code: i32, log: &StepLog) -> Done {

@@ -78,6 +78,15 @@ impl World {
         eventually(SOON, what, async || self.agent_events(a.id).await.iter().any(|e| e == what).then_some(())).await;
     }
 
+    /// The journal goes back to what it was some time ago, and that is told.
+    async fn restore_disk(&self, a: &Agent) {
+        a.lock().seq = 40;
+        self.until_known(a).await;
+        a.lock().seq = 30;
+        a.hello().await;
+        self.until_told(a, "agent.journal_lost").await;
+    }
+
     /// Says these again, and waits until each was found wanting.
     async fn say_again(&self, e: &Executor, a: &Agent, hellos: &[&[u8]], times: usize) {
         let before = asked(e);
@@ -164,12 +173,17 @@ async fn a_list_from_before_a_task_began_does_not_stop_it() {
         let work = w.wave(1, 0, 0).await;
         eventually(SOON, "it runs", async || (!a.running().is_empty()).then_some(())).await;
         w.until_state(work, 0, "granted").await;
-        tokio::time::sleep(std::time::Duration::from_millis(1100)).await; // until then a grant may have crossed the HELLO
-        w.say_again(&e, &a, &[&listless], 5).await;
-        // And one of which nothing but the list tells that it is old.
+        // One of which nothing but the list tells that it is old. For a moment after the grant the two may have crossed, so it is
+        // said until it is doubted.
         let before = asked(&e);
-        a.hello_without_tasks().await;
-        eventually(SOON, "the agent is asked", async || (asked(&e) > before).then_some(())).await;
+        eventually(SOON, "the agent is asked", async || {
+            a.hello_without_tasks().await;
+            (asked(&e) > before).then_some(())
+        })
+        .await;
+        w.until_known(&a).await;
+        // And the old one itself.
+        w.say_again(&e, &a, &[&listless], 5).await;
         w.until_known(&a).await;
         assert_eq!(a.lock().fences, 0);
         assert_eq!(a.running().len(), 1, "it goes on");
@@ -195,12 +209,7 @@ async fn a_host_that_is_another_one_is_still_seen() {
             w.until_known(&a).await;
             assert_eq!(w.agent_events(a.id).await[before..], ["agent.replaced"]);
         }
-        // A restored disk.
-        a.lock().seq = 40;
-        w.until_known(&a).await;
-        a.lock().seq = 30;
-        a.hello().await;
-        w.until_told(&a, "agent.journal_lost").await;
+        w.restore_disk(&a).await;
         let s = w.session_of(&a).await.expect("a session");
         assert!(s.instance.starts_with("!rolled-back-"), "{}", s.instance);
         e.shut_down().await;
@@ -248,11 +257,7 @@ async fn an_agent_of_the_version_before_is_taken_at_its_word_until_it_is_upgrade
         a.reimage();
         a.hello().await;
         w.until_told(&a, "agent.replaced").await;
-        a.lock().seq = 40;
-        w.until_known(&a).await;
-        a.lock().seq = 30;
-        a.hello().await;
-        w.until_told(&a, "agent.journal_lost").await;
+        w.restore_disk(&a).await;
         assert_eq!(stale(&e), 0);
 
         // After its upgrade, what was said before counts for nothing.
