@@ -29,7 +29,7 @@ async fn a_crowd_of_requests_is_decided_and_carried_out() {
         let asked =
             (0..REQUESTS).map(|i| async move { w.deploy("crowd", &format!("e{}", i % ENVIRONMENTS), "1.0.0").await });
         let mut ids = join_all(asked).await;
-        let mut ended = eventually(PATIENCE, "all of them", async || {
+        let mut ended = eventually(PATIENCE * 2, "all of them", async || {
             let page = w.get("/deployments?project=crowd&state=succeeded&limit=500").await;
             let done: Vec<String> =
                 page["items"].as_array()?.iter().map(|d| d["id"].as_str().map(str::to_owned)).collect::<Option<_>>()?;

@@ -103,8 +103,12 @@ fn chat() -> (String, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
 
 /// The same whatever reaches the hosts.
 pub(crate) async fn journey(db: Db, reach: Reach) {
-    let hosts = ["h1", "h2", "h3"];
     let mut w = World::start(db, Form::Embedded).await;
+    journey_in(&mut w, reach).await;
+}
+
+async fn journey_in(w: &mut World, reach: Reach) {
+    let hosts = ["h1", "h2", "h3"];
     w.reach(reach, &hosts).await;
     let catalog = w.catalog(&hosts, "1 *2", 1, "parallel: 0")
         + "---\nkind: channel\nname: ops\nprovider: { type: slack, url: ops-url }\nrules:\n  - { severity: notice }\n";
@@ -166,12 +170,14 @@ pub(crate) async fn journey(db: Db, reach: Reach) {
     assert_eq!(w.current("h1").as_deref(), Some("1.0.0"));
 
     // Who asked and who approved can be proven without the database.
-    crate::audit::verify(&w, &[("bob", "approve"), (id.as_str(), "deployment.succeeded")]).await;
+    crate::audit::verify(w, &[("bob", "approve"), (id.as_str(), "deployment.succeeded")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_job_on_sqlite() {
-    journey(Db::sqlite(), Reach::Agent).await;
+    let mut w = World::start_with(Db::sqlite(), Form::Embedded, crate::statements::LOGGED).await;
+    journey_in(&mut w, Reach::Agent).await;
+    crate::statements::judge(w).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

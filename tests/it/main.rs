@@ -23,6 +23,7 @@ mod rogue;
 mod rollout;
 mod secrets;
 mod ssh;
+mod statements;
 mod targets;
 mod tidy;
 mod trace;

@@ -8,6 +8,7 @@ use opentelemetry::{
 };
 use opentelemetry_otlp::{Protocol, WithExportConfig};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use std::io::IsTerminal;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
@@ -61,7 +62,11 @@ pub fn start(settings: &Telemetry) -> Result<Guard, TelemetryError> {
     // Without an exporter the provider still gives every span its ids.
     let otel = tracing_opentelemetry::layer().with_tracer(provider.tracer("windlass"));
     let log = match settings.log_format {
-        LogFormat::Text => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).boxed(),
+        // Colours are for a terminal; in a file they are noise.
+        LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal();
+            tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr).boxed()
+        }
         LogFormat::Json => {
             tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
         }
