@@ -110,6 +110,7 @@ def insert(path, id_, first, n):
     took = time.time() - began
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
+    os.sync()  # what was put in is no load of the measurement
     return took
 
 

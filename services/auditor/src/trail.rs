@@ -192,15 +192,19 @@ impl Trail {
         let mut tree = self.tree.clone();
         let mut tx = self.store.write().await?;
         self.hold(&mut tx).await?;
+        let ids: Vec<EventId> = take.iter().map(|e| e.id).collect();
+        let mut known = audit::with_leaf(&mut tx, &ids).await?;
+        let mut leaves = Vec::new();
         for e in take {
-            let leaf = leaf_bytes(e).map_err(Error::Leaf)?;
-            let hash = leaf_hash(&leaf);
             // An event that has its leaf is only taken off the queue; `arrange` has raised the alarm.
-            if audit::add_leaf(&mut tx, tree.size(), e.id, &leaf, hash).await? {
-                tree.append(hash);
+            if known.insert(e.id) {
+                let leaf = leaf_bytes(e).map_err(Error::Leaf)?;
+                let hash = leaf_hash(&leaf);
+                leaves.push(audit::NewLeaf { event: e.id, leaf, hash });
             }
         }
-        let ids: Vec<EventId> = take.iter().map(|e| e.id).collect();
+        audit::add_leaves(&mut tx, tree.size(), &leaves).await?;
+        leaves.iter().for_each(|l| tree.append(l.hash));
         if events::done(&mut tx, events::AUDITOR, &ids).await? != ids.len() as u64 {
             return Err(Error::Superseded);
         }

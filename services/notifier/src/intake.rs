@@ -99,7 +99,11 @@ impl Notifier {
         let mut room: HashMap<String, u64> = HashMap::new();
         let mut tx = self.store.write().await?;
         let now = tx.now().await?;
-        for e in batch {
+        let (told, silent): (Vec<&Event>, Vec<&Event>) = batch.iter().partition(|e| rendered.contains_key(&e.id));
+        // Of what nobody hears it does not matter who takes it.
+        let silent: Vec<EventId> = silent.into_iter().map(|e| e.id).collect();
+        events::done(&mut tx, events::NOTIFIER, &silent).await?;
+        for e in told {
             if events::done(&mut tx, events::NOTIFIER, &[e.id]).await? == 0 {
                 // Another process took it with its own transaction.
                 continue;

@@ -1,9 +1,11 @@
 //! The audit trail's tables: leaves and checkpoints, which only ever grow, and the export that reads them in pages.
 
-use crate::{Error, Store, Tx, events, sql};
+use crate::{Error, Store, Tx, events, rows, sql};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, types::Json};
+use std::collections::HashSet;
+use uuid::Uuid;
 use windlass_contracts::audit::export::Line;
 use windlass_domain::{
     event::Event,
@@ -76,17 +78,40 @@ pub async fn size(tx: &mut Tx) -> Result<u64, Error> {
     Ok(n.unwrap_or(0).unsigned_abs())
 }
 
-/// Adds leaf `idx`; false if the event has a leaf already. Fails with a unique violation if somebody else has added `idx`.
-pub async fn add_leaf(tx: &mut Tx, idx: u64, event: EventId, leaf: &[u8], hash: Hash) -> Result<bool, Error> {
-    let n = sql("INSERT INTO audit_leaves (idx, event_id, leaf, hash) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (event_id) DO NOTHING")
-    .bind(idx)
-    .bind(event)
-    .bind(leaf)
-    .bind(hash.as_bytes().as_slice())
-    .execute(tx)
-    .await?;
-    Ok(n == 1)
+/// A leaf to add.
+#[derive(Debug, Clone)]
+pub struct NewLeaf {
+    pub event: EventId,
+    pub leaf: Vec<u8>,
+    pub hash: Hash,
+}
+
+/// Those of the events that have a leaf already.
+pub async fn with_leaf(tx: &mut Tx, ids: &[EventId]) -> Result<HashSet<EventId>, Error> {
+    let mut found = HashSet::new();
+    for piece in rows::pieces(ids) {
+        let text = format!("SELECT event_id FROM audit_leaves WHERE event_id IN {}", rows::places(0, piece.len(), 1));
+        let ask = piece.iter().fold(sql(AssertSqlSafe(text)), |ask, id| ask.bind(*id));
+        let rows: Vec<(Uuid,)> = ask.fetch_all(tx).await?;
+        found.extend(rows.into_iter().map(|(id,)| EventId(id)));
+    }
+    Ok(found)
+}
+
+/// Adds leaves, the first at `idx`. Fails with a unique violation if somebody else has added one there, or one of these events
+/// has a leaf: ask [`with_leaf`] first.
+pub async fn add_leaves(tx: &mut Tx, idx: u64, leaves: &[NewLeaf]) -> Result<(), Error> {
+    let numbered: Vec<(u64, &NewLeaf)> = (idx..).zip(leaves).collect();
+    for piece in rows::pieces(&numbered) {
+        let places = rows::places(0, 4, piece.len());
+        let insert =
+            sql(AssertSqlSafe(format!("INSERT INTO audit_leaves (idx, event_id, leaf, hash) VALUES {places}")));
+        let insert = piece.iter().fold(insert, |ask, (idx, l)| {
+            ask.bind(*idx).bind(l.event).bind(l.leaf.as_slice()).bind(l.hash.as_bytes().as_slice())
+        });
+        insert.execute(tx).await?;
+    }
+    Ok(())
 }
 
 /// Leaves from `from` on, in order.

@@ -1,8 +1,9 @@
 //! Events: appended in the transaction of the change they tell of, then taken by each consumer exactly once.
 
-use crate::{Error, Tx, Value, sql};
+use crate::{Error, Tx, Value, rows, sql};
 use chrono::{DateTime, Utc};
-use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, types::Json};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 use windlass_domain::{
     event::{Aggregate, Event, NewEvent, Severity},
@@ -13,54 +14,81 @@ use windlass_domain::{
 pub const BUS: &str = "bus";
 pub const NOTIFIER: &str = "notifier";
 pub const AUDITOR: &str = "auditor";
+const CONSUMERS: [&str; 3] = [BUS, NOTIFIER, AUDITOR];
 
 /// Stores an event in the caller's transaction and returns it with its place in the aggregate's stream.
 pub async fn append(tx: &mut Tx, e: NewEvent) -> Result<Event, Error> {
-    // The head row stays locked until commit, so `agg_seq` has no gaps and commits in order.
-    let next: Option<i64> = sql("INSERT INTO event_heads (aggregate, aggregate_id, next) VALUES ($1, $2, 2)
-         ON CONFLICT (aggregate, aggregate_id) DO UPDATE SET next = event_heads.next + 1 RETURNING next - 1")
-    .bind(e.aggregate.as_str())
-    .bind(&e.aggregate_id)
-    .fetch_scalar(tx)
-    .await?;
-    let agg_seq = next.ok_or(Error::Conflict)?;
-    sql("INSERT INTO events (id, aggregate, aggregate_id, agg_seq, type, project, environment, severity, actor, at, payload, trace)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
-    .bind(e.id)
-    .bind(e.aggregate.as_str())
-    .bind(&e.aggregate_id)
-    .bind(agg_seq)
-    .bind(&e.what)
-    .bind(e.project.as_deref())
-    .bind(e.environment.as_deref())
-    .bind(e.severity.as_str())
-    .bind(&e.actor)
-    .bind(e.at)
-    .bind(Value::Json(Some(e.payload.clone())))
-    .bind(e.trace.as_deref())
-    .execute_one(tx)
-    .await?;
-    sql("INSERT INTO event_queue (consumer, event_id, at) VALUES ('bus', $1, $2), ('notifier', $1, $2), ('auditor', $1, $2)")
-        .bind(e.id)
-        .bind(e.at)
-        .execute(tx)
+    append_all(tx, vec![e]).await?.pop().ok_or(Error::Conflict)
+}
+
+/// Stores events in the caller's transaction, those of one aggregate in the order given, and returns them with their places.
+pub async fn append_all(tx: &mut Tx, new: Vec<NewEvent>) -> Result<Vec<Event>, Error> {
+    let mut streams: BTreeMap<(&'static str, String), i64> = BTreeMap::new();
+    for e in &new {
+        *streams.entry((e.aggregate.as_str(), e.aggregate_id.clone())).or_default() += 1;
+    }
+    for ((aggregate, id), n) in &mut streams {
+        // The head row stays locked until commit, so `agg_seq` has no gaps and commits in order.
+        let next: Option<i64> = sql("INSERT INTO event_heads (aggregate, aggregate_id, next) VALUES ($1, $2, $3 + 1)
+             ON CONFLICT (aggregate, aggregate_id) DO UPDATE SET next = event_heads.next + $3 RETURNING next - $3")
+        .bind(*aggregate)
+        .bind(&*id)
+        .bind(*n)
+        .fetch_scalar(tx)
         .await?;
-    let event = Event {
-        id: e.id,
-        aggregate: e.aggregate.as_str().into(),
-        aggregate_id: e.aggregate_id,
-        agg_seq: agg_seq.unsigned_abs(),
-        what: e.what,
-        project: e.project,
-        environment: e.environment,
-        severity: e.severity,
-        actor: e.actor,
-        at: e.at,
-        payload: e.payload,
-        trace: e.trace,
-    };
-    tx.appended.push(event.clone());
-    Ok(event)
+        *n = next.ok_or(Error::Conflict)?;
+    }
+    let placed = new.into_iter().map(|e| {
+        let next = streams.get_mut(&(e.aggregate.as_str(), e.aggregate_id.clone())).ok_or(Error::Conflict)?;
+        *next += 1;
+        Ok(Event {
+            id: e.id,
+            aggregate: e.aggregate.as_str().into(),
+            aggregate_id: e.aggregate_id,
+            agg_seq: (*next - 1).unsigned_abs(),
+            what: e.what,
+            project: e.project,
+            environment: e.environment,
+            severity: e.severity,
+            actor: e.actor,
+            at: e.at,
+            payload: e.payload,
+            trace: e.trace,
+        })
+    });
+    let placed: Vec<Event> = placed.collect::<Result<_, Error>>()?;
+    for piece in rows::pieces(&placed) {
+        let text = format!(
+            "INSERT INTO events (id, aggregate, aggregate_id, agg_seq, type, project, environment, severity, actor, at, payload, trace)
+             VALUES {}",
+            rows::places(0, 12, piece.len())
+        );
+        let insert = piece.iter().fold(sql(AssertSqlSafe(text)), |ask, e| {
+            ask.bind(e.id)
+                .bind(&e.aggregate)
+                .bind(&e.aggregate_id)
+                .bind(e.agg_seq)
+                .bind(&e.what)
+                .bind(e.project.as_deref())
+                .bind(e.environment.as_deref())
+                .bind(e.severity.as_str())
+                .bind(&e.actor)
+                .bind(e.at)
+                .bind(Value::Json(Some(e.payload.clone())))
+                .bind(e.trace.as_deref())
+        });
+        insert.execute(tx).await?;
+        let queued: Vec<(&str, &Event)> = CONSUMERS.iter().flat_map(|c| piece.iter().map(move |e| (*c, e))).collect();
+        for piece in rows::pieces(&queued) {
+            let places = rows::places(0, 3, piece.len());
+            let insert =
+                sql(AssertSqlSafe(format!("INSERT INTO event_queue (consumer, event_id, at) VALUES {places}")));
+            let insert = piece.iter().fold(insert, |ask, (consumer, e)| ask.bind(*consumer).bind(e.id).bind(e.at));
+            insert.execute(tx).await?;
+        }
+    }
+    tx.appended.extend(placed.iter().cloned());
+    Ok(placed)
 }
 
 #[derive(Debug, sqlx::FromRow)]
@@ -160,12 +188,11 @@ pub async fn queued_of(
 /// fewer than given means another process took some, and the caller must not apply those again.
 pub async fn done(tx: &mut Tx, consumer: &str, ids: &[EventId]) -> Result<u64, Error> {
     let mut taken = 0;
-    for id in ids {
-        taken += sql("DELETE FROM event_queue WHERE consumer = $1 AND event_id = $2")
-            .bind(consumer)
-            .bind(*id)
-            .execute(tx)
-            .await?;
+    for piece in rows::pieces(ids) {
+        let text =
+            format!("DELETE FROM event_queue WHERE consumer = $1 AND event_id IN {}", rows::places(1, piece.len(), 1));
+        let delete = sql(AssertSqlSafe(text)).bind(consumer);
+        taken += piece.iter().fold(delete, |ask, id| ask.bind(*id)).execute(tx).await?;
     }
     Ok(taken)
 }

@@ -26,6 +26,7 @@ pub mod promotions;
 mod readers;
 pub mod restored;
 pub mod retention;
+mod rows;
 pub mod schema;
 pub mod secrets;
 pub mod sessions;

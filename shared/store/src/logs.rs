@@ -1,6 +1,6 @@
 //! Logs of tasks: chunks in two orders, `seq` per task as the agent counts and `n` per deployment as readers page.
 
-use crate::{Error, Tx, sql};
+use crate::{Error, Tx, rows, sql};
 use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
@@ -66,20 +66,24 @@ pub async fn append(tx: &mut Tx, deployment: DeploymentId, chunks: &[Chunk]) -> 
     .fetch_scalar(tx)
     .await?;
     let first = end.ok_or(Error::Conflict)?.unsigned_abs() - chunks.len() as u64;
-    for (n, c) in (first..).zip(chunks) {
-        sql("INSERT INTO log_chunks (deployment_id, n, task_id, seq, host, step, stream, at, data)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
-        .bind(deployment)
-        .bind(n)
-        .bind(c.task)
-        .bind(c.seq)
-        .bind(&c.host)
-        .bind(&c.step)
-        .bind(&c.stream)
-        .bind(c.at)
-        .bind(c.data.as_slice())
-        .execute_one(tx)
-        .await?;
+    let numbered: Vec<(u64, &Chunk)> = (first..).zip(chunks).collect();
+    for piece in rows::pieces(&numbered) {
+        let text = format!(
+            "INSERT INTO log_chunks (deployment_id, n, task_id, seq, host, step, stream, at, data) VALUES {}",
+            rows::places(0, 9, piece.len())
+        );
+        let insert = piece.iter().fold(sql(AssertSqlSafe(text)), |ask, (n, c)| {
+            ask.bind(deployment)
+                .bind(*n)
+                .bind(c.task)
+                .bind(c.seq)
+                .bind(&c.host)
+                .bind(&c.step)
+                .bind(&c.stream)
+                .bind(c.at)
+                .bind(c.data.as_slice())
+        });
+        insert.execute(tx).await?;
     }
     Ok(())
 }

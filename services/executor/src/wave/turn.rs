@@ -152,9 +152,8 @@ impl Wave {
         for (row, next) in d.changed.values() {
             stored.push(tasks::store(&mut tx, row, next.clone(), self.lease.epoch, now).await?);
         }
-        for draft in &d.events {
-            events::append(&mut tx, work_event(work, draft.clone(), now)).await?;
-        }
+        events::append_all(&mut tx, d.events.iter().map(|draft| work_event(work, draft.clone(), now)).collect())
+            .await?;
         let result = if making.len() == self.missing.len() { dispatch::result(&self.board, &stored) } else { None };
         if let Some(result) = result.as_ref().filter(|_| self.role == Role::Main) {
             let version = works::settle(&mut tx, work.id, self.lease.epoch, result).await?;
