@@ -166,7 +166,7 @@ impl Link {
         let id = self.identity.agent_id;
         let kind = match &body {
             UpBody::Hello(_) | UpBody::Heartbeat { .. } => Kind::Hello,
-            UpBody::Log(_) => Kind::Log,
+            UpBody::Log(_) | UpBody::Logs { .. } => Kind::Log,
             _ => Kind::Msg,
         };
         let up = Up { agent: id, instance: self.instance.clone(), body };

@@ -7,13 +7,16 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, io, time::Duration};
-use windlass_contracts::frames::{LogFrame, Stream};
+use windlass_contracts::frames::{LogFrame, MAX_LOGS, MAX_LOGS_DATA, Stream, UpBody};
 use windlass_domain::ids::TaskId;
 
 /// What may be under way before the receiver has said anything.
 const FIRST_WINDOW: u64 = 1 << 20;
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// After something was sent, what comes within this time goes together: each frame costs the executor a signature, a message
+/// and a turn. Nobody who reads along sees so little.
+const TOGETHER: Duration = Duration::from_millis(50);
 
 /// Kept in the task's directory, so that a restarted agent gives the same pieces the same numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,6 +36,50 @@ pub struct LogStream {
     window: u64,
     retry_at: Duration,
     retry: Duration,
+    /// New pieces are not looked for before.
+    new_at: Duration,
+    /// There was no look for new pieces the last time.
+    held: bool,
+}
+
+/// Frames to send now.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// Without an acknowledgement for too long.
+    pub again: Vec<LogFrame>,
+    pub new: Vec<LogFrame>,
+}
+
+impl Due {
+    /// As they are said: new ones together, as far as one frame may hold them; the others one by one, for receivers that know
+    /// no other way.
+    pub fn bodies(self) -> Vec<UpBody> {
+        let mut out: Vec<UpBody> = self.again.into_iter().map(UpBody::Log).collect();
+        let mut together: Vec<LogFrame> = Vec::new();
+        let mut bytes = 0;
+        for f in self.new {
+            if together.len() >= MAX_LOGS || (!together.is_empty() && bytes + f.data.len() > MAX_LOGS_DATA) {
+                out.push(body(std::mem::take(&mut together)));
+                bytes = 0;
+            }
+            bytes += f.data.len();
+            together.push(f);
+        }
+        if !together.is_empty() {
+            out.push(body(together));
+        }
+        out
+    }
+}
+
+fn body(mut frames: Vec<LogFrame>) -> UpBody {
+    match (frames.len(), frames.pop()) {
+        (1, Some(only)) => UpBody::Log(only),
+        (_, last) => {
+            frames.extend(last);
+            UpBody::Logs { frames }
+        }
+    }
 }
 
 impl LogStream {
@@ -48,6 +95,8 @@ impl LogStream {
             window: FIRST_WINDOW,
             retry_at: now,
             retry: RETRY,
+            new_at: now,
+            held: false,
         };
         let mut replayed = VecDeque::new();
         while s.at.sent.seq < at.sent.seq {
@@ -77,14 +126,18 @@ impl LogStream {
         self.unacked.iter().map(|(_, p, _)| p.data.len() as u64).sum()
     }
 
-    /// Frames to send now: old ones whose time has come, then new ones within the window.
-    pub fn due(&mut self, now: Duration) -> io::Result<Vec<LogFrame>> {
-        let mut out = Vec::new();
+    /// Old ones whose time has come, then new ones within the window. `last`: nothing comes any more that could go together.
+    pub fn due(&mut self, now: Duration, last: bool) -> io::Result<Due> {
+        let mut out = Due::default();
         let late = now >= self.retry_at;
         if late && !self.unacked.is_empty() {
-            out.extend(self.unacked.iter().map(|(seq, p, _)| frame(self.task, *seq, p)));
+            out.again.extend(self.unacked.iter().map(|(seq, p, _)| frame(self.task, *seq, p)));
             self.retry_at = now + self.retry;
             self.retry = (self.retry * 2).min(RETRY_MAX);
+        }
+        self.held = !last && now < self.new_at;
+        if self.held {
+            return Ok(out);
         }
         let mut flying = self.in_flight();
         let before = self.at.sent;
@@ -97,10 +150,11 @@ impl LogStream {
             }
             flying += p.data.len() as u64;
             let seq = self.at.sent.seq - 1;
-            out.push(frame(self.task, seq, &p));
+            out.new.push(frame(self.task, seq, &p));
             self.unacked.push_back((seq, p, self.at.sent));
         }
         if self.at.sent != before {
+            self.new_at = now + TOGETHER;
             self.remember();
         }
         if late && self.unacked.is_empty() {
@@ -111,7 +165,8 @@ impl LogStream {
 
     /// When `due` should be asked again, if nothing else happens.
     pub fn next_retry(&self) -> Option<Duration> {
-        (!self.unacked.is_empty() || self.window == 0).then_some(self.retry_at)
+        let again = (!self.unacked.is_empty() || self.window == 0).then_some(self.retry_at);
+        again.into_iter().chain(self.held.then_some(self.new_at)).min()
     }
 
     /// All new frames will be sent again at once: the connection is new.
@@ -197,6 +252,12 @@ mod tests {
         }
     }
     const NOW: Duration = Duration::from_secs(100);
+    fn now_due(s: &mut LogStream) -> Vec<LogFrame> {
+        s.due(NOW, true).expect("reads").new
+    }
+    fn note() -> Piece {
+        Piece { step: 0, stream: Stream::Note, at: chrono::Utc::now(), data: vec![] }
+    }
 
     #[test]
     fn the_window_bounds_what_is_under_way_and_lost_frames_are_sent_again() {
@@ -204,13 +265,49 @@ mod tests {
         put(&mut w, 20, &"x".repeat(1000));
         let mut s = LogStream::open(task, dir, NOW).expect("opens");
         s.acked(0, 3000, NOW);
-        let first = s.due(NOW).expect("reads");
+        let first = now_due(&mut s);
         assert_eq!(first.iter().map(|f| f.seq).collect::<Vec<_>>(), [0, 1, 2]);
-        assert!(s.due(NOW).expect("reads").is_empty());
-        let again = s.due(NOW + Duration::from_secs(2)).expect("reads");
-        assert_eq!(again.iter().map(|f| f.seq).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(now_due(&mut s).is_empty());
+        let due = s.due(NOW + Duration::from_secs(2), true).expect("reads");
+        assert!(due.new.is_empty());
+        assert_eq!(due.again.iter().map(|f| f.seq).collect::<Vec<_>>(), [0, 1, 2]);
         s.acked(1, 2000, NOW);
-        assert_eq!(s.due(NOW).expect("reads").iter().map(|f| f.seq).collect::<Vec<_>>(), [3]);
+        assert_eq!(now_due(&mut s).iter().map(|f| f.seq).collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn what_comes_soon_after_goes_together_and_what_was_lost_goes_one_by_one() {
+        let (_d, dir, mut w, task) = setup();
+        put(&mut w, 1, "a");
+        let mut s = LogStream::open(task, dir, NOW).expect("opens");
+        assert_eq!(s.due(NOW, false).expect("reads").new.len(), 1, "the first goes at once");
+        put(&mut w, 3, "b");
+        let soon = NOW + TOGETHER / 2;
+        assert!(s.due(soon, false).expect("reads").new.is_empty());
+        assert_eq!(s.next_retry(), Some(NOW + TOGETHER), "and is asked again in time");
+        let due = s.due(NOW + TOGETHER, false).expect("reads");
+        let bodies = due.bodies();
+        assert!(matches!(&bodies[..], [UpBody::Logs { frames }] if frames.len() == 3), "{bodies:?}");
+        put(&mut w, 1, "c");
+        assert_eq!(s.due(NOW + TOGETHER, true).expect("reads").new.len(), 1, "the last waits for nobody");
+        let bodies = s.due(NOW + RETRY * 2, true).expect("reads").bodies();
+        assert!(bodies.len() == 5 && bodies.iter().all(|b| matches!(b, UpBody::Log(_))), "{bodies:?}");
+    }
+
+    #[test]
+    fn one_frame_holds_no_more_than_it_may() {
+        let f = |seq, bytes| LogFrame { data: "x".repeat(bytes), ..frame(TaskId(uuid::Uuid::nil()), seq, &note()) };
+        let sizes = |new: Vec<LogFrame>| {
+            let said = Due { new, ..Due::default() }.bodies().into_iter().map(|b| match b {
+                UpBody::Log(_) => 1,
+                UpBody::Logs { frames } => frames.len(),
+                other => panic!("{other:?}"),
+            });
+            said.collect::<Vec<usize>>()
+        };
+        assert_eq!(sizes((0..130).map(|seq| f(seq, 10)).collect()), [64, 64, 2]);
+        assert_eq!(sizes((0..7).map(|seq| f(seq, MAX_LOGS_DATA / 3)).collect()), [3, 3, 1]);
+        assert!(sizes(vec![]).is_empty());
     }
 
     #[test]
@@ -218,17 +315,18 @@ mod tests {
         let (_d, dir, mut w, task) = setup();
         put(&mut w, 100, &"x".repeat(1000));
         let mut s = LogStream::open(task, dir.clone(), NOW).expect("opens");
-        assert_eq!(s.due(NOW).expect("reads").len(), 100);
+        assert_eq!(now_due(&mut s).len(), 100);
         s.acked(79, 1 << 20, NOW);
         drop(s);
         let mut s = LogStream::open(task, dir.clone(), NOW).expect("opens");
-        let again = s.due(NOW).expect("reads");
+        let again = s.due(NOW, true).expect("reads").again;
         assert_eq!(again.iter().map(|f| f.seq).collect::<Vec<_>>(), (80..100).collect::<Vec<_>>());
         assert!(again.iter().all(|f| f.stream == Stream::Out));
         drop(s);
         put(&mut w, 1000, &"y".repeat(1000));
         let mut s = LogStream::open(task, dir, NOW).expect("opens");
-        let all = s.due(NOW).expect("reads");
+        let Due { again: mut all, new } = s.due(NOW, true).expect("reads");
+        all.extend(new);
         assert!(all[..20].iter().all(|f| f.stream == Stream::Note), "{:?}", all[0]);
         assert!(all.iter().zip(80..).all(|(f, n)| f.seq == n));
         let t = s.totals().expect("counts");

@@ -17,7 +17,7 @@ use std::{
 };
 use windlass_bus::{Message, Subscription};
 use windlass_contracts::{
-    frames::{DownBody, MAX_LOG_DATA, Up, UpBody},
+    frames::{DownBody, LogFrame, MAX_LOG_DATA, MAX_LOGS, Up, UpBody},
     sealed::is_seal_key,
     subjects,
 };
@@ -178,12 +178,26 @@ pub(crate) async fn logs(shared: Arc<Shared>, mut from: Subscription) {
             continue;
         }
         match up.body {
-            UpBody::Log(frame) if frame.data.len() <= MAX_LOG_DATA * 4 / 3 + 4 && (frame.step as usize) < MAX_STEPS => {
+            UpBody::Log(frame) if fits(&frame) => {
                 shared.logs.push(LogItem { agent: up.agent, instance: up.instance, frame });
+            }
+            UpBody::Logs { frames } if (1..=MAX_LOGS).contains(&frames.len()) && frames.iter().all(fits) => {
+                // One was paid for.
+                if !shared.allowances.take(Some(up.agent), Kind::Logs, (frames.len() - 1) as f64) {
+                    shared.metrics.refused.with_label_values(&["too_much"]).inc();
+                    continue;
+                }
+                for frame in frames {
+                    shared.logs.push(LogItem { agent: up.agent, instance: up.instance.clone(), frame });
+                }
             }
             _ => shared.metrics.refused.with_label_values(&["shape"]).inc(),
         }
     }
+}
+
+fn fits(frame: &LogFrame) -> bool {
+    frame.data.len() <= MAX_LOG_DATA * 4 / 3 + 4 && (frame.step as usize) < MAX_STEPS
 }
 
 /// When each agent in doubt was last looked up.
@@ -251,7 +265,7 @@ fn say_of(body: UpBody) -> Option<(TaskId, &'static str, Say)> {
             }
             (task, "result", Say::Result(report))
         }
-        UpBody::Hello(_) | UpBody::Heartbeat { .. } | UpBody::Log(_) => return None,
+        UpBody::Hello(_) | UpBody::Heartbeat { .. } | UpBody::Log(_) | UpBody::Logs { .. } => return None,
     })
 }
 

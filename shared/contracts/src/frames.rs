@@ -16,6 +16,9 @@ const MAGIC: &[u8; 3] = b"WF1";
 pub const MAX_FRAME: usize = 900 * 1024;
 /// Largest piece of log in one frame.
 pub const MAX_LOG_DATA: usize = 32 * 1024;
+/// Most log frames that go as one, and most bytes of their data, as base64.
+pub const MAX_LOGS: usize = 64;
+pub const MAX_LOGS_DATA: usize = 256 * 1024;
 /// An ACCEPT must be answered by its GRANT within this many seconds, by the agent's monotonic clock.
 pub const GRANT_LEASE_S: u32 = 10;
 /// Longest challenge that an agent answers.
@@ -225,6 +228,11 @@ pub enum UpBody {
         report: TaskReport,
     },
     Log(LogFrame),
+    /// Frames that are said for the first time, at most [`MAX_LOGS`] with [`MAX_LOGS_DATA`] bytes. What is not acknowledged is said
+    /// again one by one, so an executor that does not know this word misses nothing.
+    Logs {
+        frames: Vec<LogFrame>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -91,6 +91,9 @@ fn ups(task: TaskId) -> Vec<UpBody> {
         UpBody::Result { task, report: report(ReportedOutcome::Failed) },
         UpBody::Result { task, report: report(ReportedOutcome::Fenced) },
         UpBody::Log(LogFrame { task, seq: 1, step: 0, stream: Stream::Out, at, data: "aGVsbG8=".into(), crc: 1 }),
+        UpBody::Logs {
+            frames: vec![LogFrame { task, seq: 2, step: 0, stream: Stream::Out, at, data: "aGVsbG8=".into(), crc: 1 }],
+        },
     ]
 }
 

@@ -156,7 +156,8 @@ fn frames_from_agents() {
     golden("up-result-v1", &up(UpBody::Result { task: id(2).into(), report }));
     let log =
         LogFrame { task: id(2).into(), seq: 0, step: 1, stream: Stream::Err, at: at(), data: "aGk=".into(), crc: 7 };
-    golden("up-log-v1", &up(UpBody::Log(log)));
+    golden("up-log-v1", &up(UpBody::Log(log.clone())));
+    golden("up-logs-v1", &up(UpBody::Logs { frames: vec![log.clone(), LogFrame { seq: 1, ..log }] }));
 }
 
 #[test]

@@ -143,8 +143,6 @@ pub struct Api {
     pub max_body_bytes: u64,
     /// Largest webhook body.
     pub max_hook_bytes: u64,
-    /// Largest uploaded artifact.
-    pub max_artifact_bytes: u64,
     /// How long a request waits for the outcome of its command before it answers 202.
     pub command_wait_s: Seconds,
     /// Worker threads of the HTTP server.
@@ -412,7 +410,6 @@ impl Default for Api {
             public_url: None,
             max_body_bytes: 1024 * 1024,
             max_hook_bytes: 1024 * 1024,
-            max_artifact_bytes: 2 * 1024 * 1024 * 1024,
             command_wait_s: Seconds::new(5),
             workers: 2,
             rate_per_s: 50.0,

@@ -32,7 +32,7 @@ pub async fn append_all(tx: &mut Tx, new: Vec<NewEvent>) -> Result<Vec<Event>, E
         let next: Option<i64> = sql("INSERT INTO event_heads (aggregate, aggregate_id, next) VALUES ($1, $2, $3 + 1)
              ON CONFLICT (aggregate, aggregate_id) DO UPDATE SET next = event_heads.next + $3 RETURNING next - $3")
         .bind(*aggregate)
-        .bind(&*id)
+        .bind(&**id)
         .bind(*n)
         .fetch_scalar(tx)
         .await?;

@@ -223,7 +223,7 @@ impl Agent {
     async fn say(&self, body: UpBody) {
         self.counts.up.fetch_add(1, Relaxed);
         let subject = match body {
-            UpBody::Log(_) => subjects::agent_log(self.id),
+            UpBody::Log(_) | UpBody::Logs { .. } => subjects::agent_log(self.id),
             _ => subjects::agent_up(self.id),
         };
         self.publish(subject, body).await;

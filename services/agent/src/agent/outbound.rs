@@ -54,8 +54,9 @@ impl Agent {
         }
         let mut gone = Vec::new();
         for (task, l) in &mut self.live {
-            for f in l.log.due(now).map_err(io_error("read the log of", l.dir.path()))? {
-                self.link.send(UpBody::Log(f)).await;
+            let due = l.log.due(now, l.frames.is_some()).map_err(io_error("read the log of", l.dir.path()))?;
+            for body in due.bodies() {
+                self.link.send(body).await;
             }
             next = next.min(l.log.next_retry().unwrap_or(Duration::MAX));
             let settled = self.dispatch.is_settled(*task);

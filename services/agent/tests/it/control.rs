@@ -189,15 +189,22 @@ impl Control {
                     self.send(DownBody::ResultAck { task: *task }).await;
                 }
             }
-            UpBody::Log(f) => {
-                let data = STANDARD.decode(&f.data).expect("base64");
-                assert_eq!(crc32c::crc32c(&data), f.crc);
-                let next = self.logs.iter().filter(|l| l.task == f.task).count() as u64;
-                assert!(f.seq <= next, "frame {} came, {next} is next", f.seq);
-                if f.seq == next {
-                    self.logs.push(f.clone());
+            UpBody::Log(_) | UpBody::Logs { .. } => {
+                let frames = match &up.body {
+                    UpBody::Logs { frames } => frames.clone(),
+                    UpBody::Log(f) => vec![f.clone()],
+                    _ => vec![],
+                };
+                for f in frames {
+                    let data = STANDARD.decode(&f.data).expect("base64");
+                    assert_eq!(crc32c::crc32c(&data), f.crc);
+                    let next = self.logs.iter().filter(|l| l.task == f.task).count() as u64;
+                    assert!(f.seq <= next, "frame {} came, {next} is next", f.seq);
+                    self.send(DownBody::LogAck { task: f.task, seq: next.max(f.seq), window: 1 << 20 }).await;
+                    if f.seq == next {
+                        self.logs.push(f);
+                    }
                 }
-                self.send(DownBody::LogAck { task: f.task, seq: next.max(f.seq), window: 1 << 20 }).await;
             }
             _ => {}
         }

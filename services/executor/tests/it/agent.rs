@@ -233,6 +233,10 @@ impl Agent {
         self.say_on(subjects::agent_log(self.id), UpBody::Log(frame)).await;
     }
 
+    pub(crate) async fn logs(&self, frames: Vec<LogFrame>) {
+        self.say_on(subjects::agent_log(self.id), UpBody::Logs { frames }).await;
+    }
+
     async fn take(&self, down: Down) {
         let mine = self.lock().instance.clone();
         if down.instance.as_ref().is_some_and(|i| *i != mine) {

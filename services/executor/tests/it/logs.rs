@@ -2,7 +2,7 @@
 
 use crate::world::{SOON, World};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use windlass_contracts::frames::{LogFrame, Stream};
+use windlass_contracts::frames::{LogFrame, MAX_LOGS, Stream};
 use windlass_domain::{ids::TaskId, task::ReportedOutcome, work::Outcome::*};
 use windlass_store::logs;
 use windlass_testkit::{databases, eventually};
@@ -44,19 +44,25 @@ async fn repeats_gaps_and_disorder_become_one_whole_log() {
         // What another agent says about this task, and what was damaged, is nothing.
         w.agent(1).log(frame(task, 4)).await;
         a.log(LogFrame { crc: 7, ..frame(task, 4) }).await;
-        a.log(LogFrame { data: "A".repeat(60_000), ..frame(task, 4) }).await;
+        let large = LogFrame { data: "A".repeat(60_000), ..frame(task, 5) };
+        a.log(LogFrame { seq: 4, ..large.clone() }).await;
+        // Several together count all or not at all.
+        a.logs(vec![frame(task, 4), large]).await;
+        a.logs((4..5 + MAX_LOGS as u64).map(|seq| frame(task, seq)).collect()).await;
+        a.logs(vec![]).await;
         eventually(SOON, "what came whole is acknowledged", async || {
-            (a.lock().log_acks.get(&task) == Some(&3)).then_some(())
+            let shapes = "windlass_agent_frames_refused_total{why=\"shape\"} 4\n";
+            let refused = e.ctx.health.metrics_text().expect("metrics").contains(shapes);
+            (refused && a.lock().log_acks.get(&task) == Some(&3)).then_some(())
         })
         .await;
+        assert_eq!(stored(&w).await.len(), 4);
         a.end_running(ReportedOutcome::Succeeded).await;
         w.agent(1).end_running(ReportedOutcome::Succeeded).await;
         assert_eq!(w.outcomes(work, 1).await, [Succeeded, Succeeded]);
         // The log may trail the result.
         eventually(SOON, "the rest is acknowledged", async || {
-            for seq in 4..40 {
-                a.log(frame(task, seq)).await;
-            }
+            a.logs((4..40).map(|seq| frame(task, seq)).collect()).await;
             (a.lock().log_acks.get(&task) == Some(&39)).then_some(())
         })
         .await;

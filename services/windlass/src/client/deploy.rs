@@ -42,7 +42,7 @@ pub(super) async fn command(api: &Api, path: &str, body: &impl Serialize) -> Res
             "pending" => tokio::time::sleep(Duration::from_millis(250)).await,
             "refused" => {
                 let (title, detail) = (view::text(&answer, "code"), view::text(&answer, "detail"));
-                return Err(Error::Problem { status: 409, title, detail, body: answer });
+                return Err(Error::Problem { status: 409, title, detail, body: answer, retry_after: None });
             }
             _ => return Ok(answer),
         }

@@ -35,7 +35,14 @@ pub(crate) enum Error {
     #[error("{what} took longer than {seconds} s; it goes on at the server")]
     Deadline { what: String, seconds: u64 },
     #[error("{title} ({status}){}{detail}", if detail.is_empty() { "" } else { ": " })]
-    Problem { status: u16, title: String, detail: String, body: serde_json::Value },
+    Problem {
+        status: u16,
+        title: String,
+        detail: String,
+        body: serde_json::Value,
+        /// Seconds after which the server would like to be asked again: it has done nothing yet.
+        retry_after: Option<u64>,
+    },
     #[error("{server} answered {path} with something this version does not understand")]
     Answer {
         server: String,

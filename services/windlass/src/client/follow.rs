@@ -89,7 +89,7 @@ pub(crate) async fn log_until_end(
 fn ended(end: &Value) -> Result<Next, Error> {
     if view::text(end, "state") == "unauthorized" {
         let title = "the token was revoked".to_owned();
-        return Err(Error::Problem { status: 401, title, detail: String::new(), body: end.clone() });
+        return Err(Error::Problem { status: 401, title, detail: String::new(), body: end.clone(), retry_after: None });
     }
     Ok(Next::Done)
 }

@@ -4,13 +4,15 @@ use super::{config::Target, error::Error};
 use reqwest::{Method, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use windlass_contracts::http::{Fault, PREFIX};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Requests are sent again after a connection failed: reads are harmless, and every write carries an Idempotency-Key.
 const TRIES: u32 = 3;
+/// How long a request waits for room at a server that has none for it.
+const ROOM: Duration = Duration::from_secs(30);
 /// Largest answer that is read into memory.
 const MAX_BODY: usize = 64 * 1024 * 1024;
 
@@ -118,6 +120,7 @@ impl Api {
     async fn send(&self, method: Method, path: &str, body: Option<(&'static str, Vec<u8>)>) -> Result<Vec<u8>, Error> {
         let key = (method == Method::POST).then(|| uuid::Uuid::now_v7().to_string());
         let mut tried = 0;
+        let began = Instant::now();
         loop {
             tried += 1;
             let mut request = self.request(method.clone(), path).timeout(ANSWER);
@@ -132,9 +135,11 @@ impl Api {
                 Err(Error::Unreachable { .. }) if tried < TRIES => {
                     tokio::time::sleep(Duration::from_millis(200) * tried).await;
                 }
-                // Over its rate limit the server did nothing; starting a large fleet gets there.
-                Err(Error::Problem { status: 429, .. }) if tried < 5 * TRIES => {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                // Over its rate limit, or with no room for another command, the server did nothing and says when to come again.
+                Err(Error::Problem { status: 429 | 503, retry_after: Some(wait), .. })
+                    if began.elapsed() + Duration::from_secs(wait) <= ROOM =>
+                {
+                    tokio::time::sleep(Duration::from_secs(wait.max(1))).await;
                 }
                 Err(e) => return Err(e),
             }
@@ -157,8 +162,10 @@ impl Api {
         if status.is_success() {
             return Ok(response);
         }
+        let retry_after = response.headers().get(header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|v| v.to_str().ok()).and_then(|v| v.trim().parse().ok());
         let bytes = self.body(response).await.unwrap_or_default();
-        Err(problem(status, &bytes))
+        Err(problem(status, &bytes, retry_after))
     }
 
     async fn body(&self, mut response: reqwest::Response) -> Result<Vec<u8>, Error> {
@@ -188,7 +195,7 @@ impl Api {
 }
 
 /// RFC 9457 where the answer is one, else the status and the start of the text.
-fn problem(status: StatusCode, bytes: &[u8]) -> Error {
+fn problem(status: StatusCode, bytes: &[u8], retry_after: Option<u64>) -> Error {
     let body: Value = serde_json::from_slice(bytes).unwrap_or(Value::Null);
     let text = |k: &str| body.get(k).and_then(Value::as_str).map(|s| super::text::clean(s, false));
     let title = text("title").unwrap_or_else(|| status.canonical_reason().unwrap_or("error").to_owned());
@@ -212,7 +219,7 @@ fn problem(status: StatusCode, bytes: &[u8]) -> Error {
     if status == StatusCode::UNAUTHORIZED && detail.is_empty() {
         detail = "give a token with --token-file or WINDLASS_TOKEN".into();
     }
-    Error::Problem { status: status.as_u16(), title, detail, body }
+    Error::Problem { status: status.as_u16(), title, detail, body, retry_after }
 }
 
 /// Percent-encodes one path segment or query value.
@@ -243,10 +250,59 @@ pub(crate) fn query(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
 mod tests {
     use super::*;
     use crate::exit::Exit;
+    use std::sync::{Arc, Mutex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn queries_are_encoded() {
         assert_eq!(query("/x", &[("a", Some("1 &é")), ("b", None), ("c", Some("z"))]), "/x?a=1%20%26%C3%A9&c=z");
+    }
+
+    /// A server that has no room for `full` requests, then answers; how often it was asked, and the keys it was given.
+    async fn full_server(full: usize, wait: u64) -> (Api, Arc<Mutex<Vec<String>>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
+        let server = format!("http://{}", listener.local_addr().expect("address"));
+        let keys = Arc::new(Mutex::new(Vec::new()));
+        let heard = keys.clone();
+        tokio::spawn(async move {
+            while let Ok((mut c, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.windows(4).any(|w| w == b"\r\n\r\n") {
+                    if c.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        break;
+                    }
+                }
+                let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+                let key = head.lines().find_map(|l| l.strip_prefix("idempotency-key: ")).unwrap_or_default().to_owned();
+                let asked = {
+                    let mut keys = heard.lock().expect("lock");
+                    keys.push(key);
+                    keys.len()
+                };
+                let answer = if asked <= full {
+                    format!(
+                        "HTTP/1.1 503 Full\r\nretry-after: {wait}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    )
+                } else {
+                    "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}".to_owned()
+                };
+                let _ = c.write_all(answer.as_bytes()).await;
+            }
+        });
+        let api = Api::new(Target { server, token: None }).expect("client");
+        (api, keys)
+    }
+
+    #[tokio::test]
+    async fn a_full_server_is_asked_again_when_it_says_and_not_for_ever() {
+        let (api, keys) = full_server(2, 0).await;
+        let _: Value = api.post("/x", &Value::Null).await.expect("there is room at last");
+        let keys = keys.lock().expect("lock").clone();
+        assert!(keys.len() == 3 && !keys[0].is_empty() && keys.iter().all(|k| *k == keys[0]), "one request: {keys:?}");
+
+        let (api, keys) = full_server(usize::MAX, ROOM.as_secs() + 1).await;
+        let e = api.post::<Value>("/x", &Value::Null).await.expect_err("no room");
+        assert_eq!((e.exit(), keys.lock().expect("lock").len()), (Exit::Server, 1), "{e}");
     }
 
     #[test]
@@ -254,10 +310,11 @@ mod tests {
         let e = problem(
             StatusCode::CONFLICT,
             br#"{"title":"Refused","detail":"ann requested\u001b[2J this","errors":[{"at":"hosts","detail":"no","line":1,"column":2}]}"#,
+            None,
         );
         assert_eq!(e.to_string(), "Refused (409): ann requested this\n  line 1, column 2: hosts: no");
         assert_eq!(e.exit(), Exit::Refused);
-        assert_eq!(problem(StatusCode::NOT_FOUND, b"").exit(), Exit::Denied);
-        assert_eq!(problem(StatusCode::BAD_GATEWAY, b"<html>").exit(), Exit::Server);
+        assert_eq!(problem(StatusCode::NOT_FOUND, b"", None).exit(), Exit::Denied);
+        assert_eq!(problem(StatusCode::BAD_GATEWAY, b"<html>", None).exit(), Exit::Server);
     }
 }

@@ -73,7 +73,7 @@ async fn say(shared: &Shared, near: &mut Near) -> Result<(), Fault> {
     for up in std::mem::take(&mut near.out) {
         let subject = match &up.body {
             UpBody::Hello(_) | UpBody::Heartbeat { .. } => subjects::agent_hello(up.agent),
-            UpBody::Log(_) => subjects::agent_log(up.agent),
+            UpBody::Log(_) | UpBody::Logs { .. } => subjects::agent_log(up.agent),
             _ => subjects::agent_up(up.agent),
         };
         let frame = near.seal(&up).map_err(Fault::Frame)?;

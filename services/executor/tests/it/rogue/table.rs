@@ -96,6 +96,7 @@ fn all_about(task: TaskId) -> Vec<(String, UpBody)> {
         ("STARTED".into(), UpBody::Started { task }),
         ("STEP".into(), UpBody::Step { task, report: step(0) }),
         ("LOG".into(), UpBody::Log(log(task, 0, b"forged\n"))),
+        ("LOGS".into(), UpBody::Logs { frames: vec![log(task, 0, b"forged\n"), log(task, 1, b"forged\n")] }),
     ];
     out.extend(OUTCOMES.map(|o| (format!("RESULT {o:?}"), result(task, o, vec![]))));
     out.extend(CODES.map(|code| (format!("REFUSE {code:?}"), UpBody::Refuse { task, code, detail: TEXTS[0].into() })));
@@ -105,7 +106,7 @@ fn all_about(task: TaskId) -> Vec<(String, UpBody)> {
 fn subject_of(agent: AgentId, body: &UpBody) -> String {
     match body {
         UpBody::Hello(_) | UpBody::Heartbeat { .. } => subjects::agent_hello(agent),
-        UpBody::Log(_) => subjects::agent_log(agent),
+        UpBody::Log(_) | UpBody::Logs { .. } => subjects::agent_log(agent),
         _ => subjects::agent_up(agent),
     }
 }
