@@ -289,6 +289,7 @@ mod tests {
                 let _ = c.write_all(answer.as_bytes()).await;
             }
         });
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let api = Api::new(Target { server, token: None }).expect("client");
         (api, keys)
     }
