@@ -5,6 +5,7 @@ it ends all of it by ending its process namespace.
 """
 import argparse
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -70,6 +71,8 @@ for host in instance.HOSTS:
     stand.start_agent(host)
 if first:
     (STATE / "made").touch()
+    # Who installs writes settings long before the power fails. What the programs write is theirs to bring to disk.
+    os.sync()
 (STATE / "up.json").write_text(json.dumps({"ready": True, "token_file": str(admin), "agents": [{"host": h} for h in instance.HOSTS]}))
 signal.signal(signal.SIGTERM, lambda *_: exit(0))
 while True:
