@@ -6,7 +6,6 @@ import math
 import os
 import pathlib
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -15,12 +14,7 @@ import time
 
 import fleet as fleets
 import ssh as ssh_side
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+from ports import free_port
 
 
 def machine():

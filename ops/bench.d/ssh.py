@@ -9,9 +9,10 @@ import pathlib
 import pwd
 import resource
 import shutil
-import socket
 import subprocess
 import time
+
+from ports import free_port
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
@@ -49,9 +50,7 @@ class Ssh:
             )
         shutil.copy(self.dir / "user.pub", self.dir / "authorized")
         os.chmod(self.dir / "authorized", 0o600)
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
+        self.port = free_port()
         me = self.me = pwd.getpwuid(os.getuid()).pw_name
         (self.dir / "sshd_config").write_text(
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {self.dir}/host\nPidFile none\n"

@@ -5,25 +5,19 @@
 
 mod db;
 mod nats;
+mod port;
 mod process;
 mod strings;
 mod wait;
 
 pub use db::{Db, databases};
 pub use nats::{Nats, nats, nats_server_binary, nats_with};
+pub use port::free_port;
 pub use process::Supervised;
 pub use strings::hostile_strings;
 pub use wait::{eventually, http_get, wait_http};
 
 use std::path::PathBuf;
-
-/// A port of the loopback interface that was free a moment ago.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|l| l.local_addr())
-        .map(|a| a.port())
-        .unwrap_or_else(|e| panic!("the system gives no free port on 127.0.0.1: {e}"))
-}
 
 /// A directory that is removed when it goes out of scope.
 pub fn temp_dir() -> tempfile::TempDir {

@@ -14,6 +14,8 @@ pub(crate) enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("--port and --nats-port are both {port}: NATS and the services each need one of their own")]
+    OnePort { port: u16 },
     #[error("cannot {action} {}", path.display())]
     File {
         action: &'static str,
@@ -75,6 +77,7 @@ impl Error {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Error::PortTaken { .. }
+            | Error::OnePort { .. }
             | Error::NoProgram { .. }
             | Error::Nats(_)
             | Error::Settings(_)

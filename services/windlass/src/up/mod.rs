@@ -92,8 +92,11 @@ fn already(state: &Path) -> Result<Exit, Error> {
     }
 }
 
-/// Ends what a killed `up` left behind, and refuses ports that others hold.
+/// Ends what a killed `up` left behind, and refuses ports that others hold, or one for both.
 async fn free_ports(args: &UpArgs, state: &Path) -> Result<(), Error> {
+    if args.port == args.nats_port {
+        return Err(Error::OnePort { port: args.port });
+    }
     let ports = [(args.port, "--port"), (args.nats_port, "--nats-port")];
     if let Some(stale) = Record::read(state) {
         down::stop_children(&stale).await?;

@@ -179,6 +179,9 @@ fn taken_ports_are_named_with_their_options() {
         assert_eq!(code, 2, "{text}");
         assert!(text.contains(&taken.to_string()) && text.contains(option), "{text}");
     }
+    let (code, text) = up.start_on(up.port, up.port);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains(&format!("--port and --nats-port are both {}", up.port)), "{text}");
 }
 
 #[tokio::test]
