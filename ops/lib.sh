@@ -179,7 +179,14 @@ console_packages() {
 build() {
   local profile="${1:-dev}"
   say "building windlass ($profile profile; a first build takes some minutes)"
-  (cd "$ROOT" && cargo build --locked --profile "$profile" -p windlass -p windlass-agent) >&2
-  BIN="${CARGO_TARGET_DIR:-$ROOT/target}/$([ "$profile" = dev ] && echo debug || echo "$profile")"
+  local target="${CARGO_TARGET_DIR:-$ROOT/target}"
+  BIN="$target/$([ "$profile" = dev ] && echo debug || echo "$profile")"
+  if [ "$profile" = release ]; then
+    # The agent has a profile of its own, and lies where the control plane looks for it: beside windlass.
+    (cd "$ROOT" && cargo build --locked --release -p windlass && cargo build --locked --profile agent -p windlass-agent) >&2
+    install -m 755 "$target/agent/windlass-agent" "$BIN/windlass-agent"
+  else
+    (cd "$ROOT" && cargo build --locked --profile "$profile" -p windlass -p windlass-agent) >&2
+  fi
   export BIN
 }

@@ -22,6 +22,9 @@ const SERVICE: &str = "notifier";
 /// Beyond a delivery's deadline: time to record its outcome before anybody else may try.
 const LEASE_MARGIN: Duration = Duration::from_secs(20);
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
+/// Events of one burst are taken together: a message may leave this much later, and each round is a turn on the database
+/// that the work itself waits for.
+const GATHER: Duration = Duration::from_millis(50);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -140,7 +143,7 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
             let intake = intake.clone();
             // A message only wakes: what there is to do is in the database.
             move |_| {
-                intake.ring(());
+                intake.ring_after((), GATHER);
                 std::future::ready(Outcome::Ack)
             }
         });
@@ -191,7 +194,7 @@ async fn listen(ctx: Context, intake: Wake<()>) {
             heard = committed.recv() => heard,
         };
         match heard {
-            Ok(_) | Err(RecvError::Lagged(_)) => intake.ring(()),
+            Ok(_) | Err(RecvError::Lagged(_)) => intake.ring_after((), GATHER),
             Err(RecvError::Closed) => return,
         }
     }

@@ -113,10 +113,15 @@ impl<Id: Eq + Hash + Clone> Wake<Id> {
     pub fn ring_after(&self, id: Id, pause: Duration) {
         let at = Instant::now() + pause;
         let mut rung = self.rung();
-        let entry = rung.later.entry(id).or_insert(at);
-        *entry = (*entry).min(at);
+        // Only what comes sooner than all that waits moves the timer.
+        let sooner = rung.later.get(&id).is_none_or(|before| at < *before);
+        if sooner {
+            rung.later.insert(id, at);
+        }
         drop(rung);
-        self.inner.notify.notify_one();
+        if sooner {
+            self.inner.notify.notify_one();
+        }
     }
 
     /// Ask the database at once what is due: for a doorbell whose id is unknown or was missed.
