@@ -246,14 +246,14 @@ rules:
                     self.call("POST", f"/deployments/{d['id']}/{verb}", {"reason": "the run is over"}, op=verb, deployment=d["id"])
             time.sleep(2)
         # A run of many releases leaves many messages, and the receiver is one small program. The message of the last event may not be
-        # in the list yet, so one look at it is not enough.
+        # in the list yet, and a notifier whose database was cut off comes back after seconds: one look at it is not enough.
         until, quiet = time.monotonic() + 300, 0
         while True:
             notifications = self.pages("/notifications")
             quiet = 0 if any(n["state"] == "pending" for n in notifications) else quiet + 1
-            if quiet == 3 or time.monotonic() > until:
+            if quiet == 5 or time.monotonic() > until:
                 break
-            time.sleep(0.7)
+            time.sleep(1)
         world = {"faults": faults, "deployments": [], "seed": self.seed, "notifications": notifications}
         # Several at once: on a busy machine each waits long and costs little.
         with concurrent.futures.ThreadPoolExecutor(8) as pool:

@@ -74,13 +74,12 @@ impl Trail {
         if let Some(signed) = signed.filter(|s| *s > stored) {
             return Err(Error::CutShort { signed, stored, witness });
         }
-        if let Some(p) = &pushed {
-            let same = audit::checkpoint_up_to(&mut c, p.size).await?.filter(|s| s.size == p.size && s.root == p.root);
-            if same.is_none() {
-                return Err(Error::Rewritten { size: p.size, witness });
-            }
-        }
         drop(c);
+        if let Some(p) = &pushed
+            && !holds(store, p).await?
+        {
+            return Err(Error::Rewritten { size: p.size, witness });
+        }
         let first = latest.is_none();
         let (origin, edge, unpushed) = match latest {
             Some(l) => {
@@ -94,7 +93,7 @@ impl Trail {
             None => (new_origin(), Frontier::default(), None),
         };
         let signed = edge.size();
-        let tree = audit::replay(store, edge).await?.map_err(|leaf| Error::Changed { leaf })?;
+        let tree = audit::replay(store, edge, u64::MAX).await?.map_err(|leaf| Error::Changed { leaf })?;
         let mut trail = Trail {
             store: store.clone(),
             lease,
@@ -268,6 +267,21 @@ impl Trail {
             e => Error::Store(e),
         })
     }
+}
+
+/// Whether the stored trail is the one that `said` was signed for, which it is not shorter than.
+async fn holds(store: &Store, said: &Checkpoint) -> Result<bool, Error> {
+    let mut c = store.read().await?;
+    let below = audit::checkpoint_up_to(&mut c, said.size).await?;
+    drop(c);
+    if let Some(same) = below.as_ref().filter(|c| c.size == said.size) {
+        return Ok(same.root == said.root);
+    }
+    // A backup that was made between an event's leaf and its signature holds the leaf alone: what counts is whether the leaves
+    // are those that were signed.
+    let edge = below.map(|c| c.edge.frontier).unwrap_or_default();
+    let at = audit::replay(store, edge, said.size).await?.map_err(|leaf| Error::Changed { leaf })?;
+    Ok((at.size(), at.root()) == (said.size, said.root))
 }
 
 /// A trail's name for good: the first checkpoint carries it on.

@@ -243,12 +243,13 @@ impl Export {
     }
 }
 
-/// Goes on from `frontier` over all leaves stored behind it, hashed anew from their content. Fails with the index of a leaf
-/// that is missing or does not have its hash.
-pub async fn replay(store: &Store, mut frontier: Frontier) -> Result<Result<Frontier, u64>, Error> {
+/// Goes on from `frontier` over the leaves stored behind it, hashed anew from their content, until there are `up_to` of them or
+/// no more. Fails with the index of a leaf that is missing or does not have its hash.
+pub async fn replay(store: &Store, mut frontier: Frontier, up_to: u64) -> Result<Result<Frontier, u64>, Error> {
     loop {
+        let limit = u32::try_from(up_to.saturating_sub(frontier.size())).unwrap_or(u32::MAX).min(PAGE);
         let mut c = store.read().await?;
-        let page = leaves(&mut c, frontier.size(), PAGE).await?;
+        let page = if limit == 0 { vec![] } else { leaves(&mut c, frontier.size(), limit).await? };
         if page.is_empty() {
             return Ok(Ok(frontier));
         }

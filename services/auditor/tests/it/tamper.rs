@@ -163,3 +163,37 @@ async fn it_does_not_sign_on_top_of_a_trail_that_was_cut_or_rewritten() {
         store.close().await;
     }
 }
+
+/// A backup made between leaves and their signature: the file beside the database knows a checkpoint that the database does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_goes_on_where_only_the_checkpoint_of_the_stored_leaves_is_missing() {
+    for db in databases().await {
+        let store = Store::open(db.url()).await.expect("opens");
+        let dir = temp_dir();
+        append(&store, "s", 1).await;
+        run_until_signed(auditor(&store, dir.path(), "one"), 1).await;
+        for n in 2..6 {
+            append(&store, "s", n).await;
+        }
+        run_until_signed(auditor(&store, dir.path(), "two"), 5).await;
+        let kept = notes(&store).await.pop().expect("a note");
+        statement(&store, "DELETE FROM audit_checkpoints WHERE size > $1", vec![1_u64.into()]).await;
+        append(&store, "s", 6).await;
+        run_until_signed(auditor(&store, dir.path(), "three"), 6).await;
+        let report = verify(&store, Some(&kept)).await;
+        assert!(report.is_good() && report.leaves == 6, "{db}: {:?}", report.findings);
+
+        // Not so when the leaves are others than those that were signed.
+        statement(&store, "DELETE FROM audit_checkpoints WHERE size > $1", vec![1_u64.into()]).await;
+        let other = b"{}".to_vec();
+        let hash = windlass_domain::merkle::leaf_hash(&other);
+        statement(
+            &store,
+            "UPDATE audit_leaves SET leaf = $2, hash = $3 WHERE idx = $1",
+            vec![3_u64.into(), other.into(), hash.0.to_vec().into()],
+        )
+        .await;
+        assert!(refusal(&store, dir.path()).await.contains("rewritten"), "{db}");
+        store.close().await;
+    }
+}
