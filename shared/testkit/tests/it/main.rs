@@ -74,8 +74,6 @@ async fn nobody_home_is_no_answer() {
 /// What the system itself chooses may come twice in a row, and may be taken by any connection before it is used.
 #[test]
 fn a_port_is_given_once_and_not_by_the_system() {
-    let system = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").expect("the system's range");
-    let first: u16 = system.split_whitespace().next().and_then(|n| n.parse().ok()).expect("its beginning");
     let ports: Vec<u16> = std::thread::scope(|s| {
         let ask = || (0..100).map(|_| windlass_testkit::free_port()).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| s.spawn(ask)).collect();
@@ -83,5 +81,5 @@ fn a_port_is_given_once_and_not_by_the_system() {
     });
     let different: std::collections::BTreeSet<_> = ports.iter().collect();
     assert_eq!(different.len(), 400);
-    assert!(ports.iter().all(|p| *p < first), "{ports:?} and {first}");
+    assert!(ports.iter().all(|p| (10_000..32_000).contains(p)), "{ports:?}");
 }
