@@ -113,7 +113,7 @@ impl<Id: Eq + Hash + Clone> Wake<Id> {
     pub fn ring_after(&self, id: Id, pause: Duration) {
         let at = Instant::now() + pause;
         let mut rung = self.rung();
-        // Only what comes sooner than all that waits moves the timer.
+        // What comes later than the id's own time, which stands already, moves no timer: nobody need be woken.
         let sooner = rung.later.get(&id).is_none_or(|before| at < *before);
         if sooner {
             rung.later.insert(id, at);

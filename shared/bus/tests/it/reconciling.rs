@@ -120,9 +120,11 @@ async fn failures_and_panics_are_tried_again_and_polls_find_what_was_not_rung() 
     wake.ring(2);
     wake.ring_after(4, Duration::from_millis(300));
     wake.ring_after(4, Duration::from_secs(3600));
+    wake.ring_after(5, Duration::from_secs(3600));
+    wake.ring_after(5, Duration::from_millis(300));
     eventually(SOON, "every id was handled to its end", async || {
         let runs = runs.lock().expect("lock");
-        (*runs == [(1, 3), (2, 2), (3, 1), (4, 1)].into()).then_some(())
+        (*runs == [(1, 3), (2, 2), (3, 1), (4, 1), (5, 1)].into()).then_some(())
     })
     .await;
     let before = *polls.lock().expect("lock");
