@@ -1,6 +1,8 @@
 //! Precedence, unknown keys, and values out of range.
 
 use super::*;
+use load::FILE_NAME;
+use std::collections::HashMap;
 
 fn vars(v: &[(&str, &str)]) -> HashMap<String, String> {
     v.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
