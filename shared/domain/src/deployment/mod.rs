@@ -16,6 +16,7 @@ mod intervene;
 mod probing;
 mod reopen;
 mod repeat;
+mod required;
 mod retrying;
 mod run;
 mod steps;

@@ -6,10 +6,13 @@ use crate::work::Outcome;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod attention;
 mod cost;
 mod graph;
+mod probing;
 mod random;
 mod reopen;
+mod retrying;
 mod rollout;
 mod table;
 mod tasks;
