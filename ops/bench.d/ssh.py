@@ -57,6 +57,8 @@ class Ssh:
             f"AuthorizedKeysFile {self.dir}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
             "PermitRootLogin prohibit-password\nMaxStartups 2000:30:4000\nMaxSessions 2000\nLogLevel ERROR\n"
             "Subsystem sftp internal-sftp\n"  # pyinfra uploads by SFTP
+            # Else bash reads the account's .bashrc: whatever that does on this machine would be most of what is measured, for all rows.
+            "SetEnv SHLVL=2\n"
         )
         if os.getuid() == 0:
             os.makedirs("/run/sshd", exist_ok=True)

@@ -16,6 +16,7 @@ mod problem;
 mod queue;
 mod report;
 mod routes;
+mod seats;
 mod source;
 mod state;
 mod table;

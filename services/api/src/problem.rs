@@ -11,6 +11,8 @@ use windlass_contracts::http::{self as body, Fault};
 const QUEUE_FULL: &str = "queue_full";
 /// When to come again then: as long as a scheduler takes that has to poll.
 const QUEUE_FULL_S: u64 = 5;
+/// When to come again where no stream is free.
+const STREAMS_FULL_S: u64 = 5;
 
 /// An answer that is not a success. `code` is stable; `detail` says what to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +77,20 @@ impl Problem {
         );
         let p = Problem::new(StatusCode::SERVICE_UNAVAILABLE, QUEUE_FULL, detail);
         Problem { retry_after: Some(QUEUE_FULL_S), ..p }
+    }
+    /// As many live streams as this process may have.
+    pub(crate) fn streams_full(most: u32) -> Problem {
+        let detail = format!("all {most} live streams of this api are taken (`api.max_streams`); try again later");
+        let p = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "streams_full", detail);
+        Problem { retry_after: Some(STREAMS_FULL_S), ..p }
+    }
+    /// As many live streams as one token may have.
+    pub(crate) fn streams_of_token(share: u32) -> Problem {
+        let detail = format!(
+            "this token has {share} live streams, a quarter of those there are (`api.max_streams`); close some, or use another"
+        );
+        let p = Problem::new(StatusCode::TOO_MANY_REQUESTS, "streams_full", detail);
+        Problem { retry_after: Some(STREAMS_FULL_S), ..p }
     }
     pub(crate) fn unavailable() -> Problem {
         let detail = "the database does not take this now and nothing was changed; try again, and look at /readyz";

@@ -1,9 +1,9 @@
 //! What all workers share.
 
-use crate::{limit::Limiter, problem::Fail, queue::Queue};
+use crate::{limit::Limiter, problem::Fail, queue::Queue, seats::Seats};
 use nkeys::{KeyPair, KeyPairType};
 use prometheus::{HistogramVec, IntCounterVec};
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use windlass_bus::{Context, identity};
 use windlass_domain::ids::TokenId;
 use windlass_runtime::{Health, Settings};
@@ -19,6 +19,7 @@ pub(crate) struct State {
     pub(crate) refusals: Limiter<String>,
     /// The bound on commands that wait.
     pub(crate) queue: Queue,
+    pub(crate) seats: Arc<Seats>,
     /// Signs approvals.
     pub(crate) approval: KeyPair,
     pub(crate) metrics: Metrics,
@@ -36,6 +37,7 @@ impl State {
             guesses: Limiter::new(a.hook_rate_per_s, a.hook_burst),
             refusals: Limiter::new(1.0, 20.0),
             queue: Queue::new(a.max_queued_commands, &ctx.health),
+            seats: Seats::new(a.max_streams),
             approval,
             sources: tokio::sync::Notify::new(),
             metrics: Metrics::new(&ctx.health),

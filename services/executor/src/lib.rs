@@ -65,7 +65,7 @@ pub async fn run(ctx: Context) -> Result<(), Error> {
         logs,
         late,
         ssh: ssh::Ssh::new(&ctx.settings.ssh),
-        turns: traffic::Turns::default(),
+        turns: traffic::Turns::new(ctx.store.clone(), ctx.owner.clone()),
         ctx: ctx.clone(),
     });
     let up = agents_bus.subscribe(subjects::ALL_AGENT_UP).await.map_err(Error::Subscribe)?;

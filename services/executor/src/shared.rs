@@ -139,6 +139,13 @@ pub(crate) enum Signal {
     Traffic(crate::traffic::Told),
 }
 
+impl Signal {
+    /// It tells how far a task is, and nothing follows from it: the result will say all of it again.
+    pub(crate) fn is_progress(&self) -> bool {
+        matches!(self, Signal::Said { say: Say::Started | Say::Step(_), .. })
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Delivery {
     Taken,

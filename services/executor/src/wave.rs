@@ -49,6 +49,9 @@ use windlass_store::{
 const CHUNK: usize = 64;
 const INBOX: usize = 4096;
 const TURN: usize = 256;
+/// After a turn, what only tells how far a host is waits this long for more: nothing follows from it, so a crowd of hosts pays
+/// for one transaction instead of one a step. Anything else in the inbox, and the first word after a pause, goes at once.
+const TOGETHER: Duration = Duration::from_millis(50);
 
 /// Whose tasks are driven, and what they heed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,8 +214,11 @@ impl Wave {
         let mut turn = true;
         let mut look = false;
         let (mut next_poll, mut next_check) = (Instant::now() + poll, Instant::now() + check);
+        let mut together = Instant::now();
         loop {
-            let inputs = self.read(&mut signals);
+            let more = turn || look || !self.missing.is_empty() || signals.len() >= TURN;
+            let gathers = !more && Instant::now() < together && signals.iter().all(Signal::is_progress);
+            let inputs = if gathers { Vec::new() } else { self.read(&mut signals) };
             let overdue = std::mem::take(&mut look) && self.anything_due();
             if turn || !inputs.is_empty() || !self.missing.is_empty() || overdue {
                 // Somebody rang, or nobody has for a while: there may be a word of a person in the database.
@@ -227,6 +233,7 @@ impl Wave {
                         turn = true;
                     }
                 }
+                together = Instant::now() + TOGETHER;
             }
             self.send_fences().await;
             self.send_due().await;
@@ -247,6 +254,7 @@ impl Wave {
             }
             let timer = self.timers.values().map(|t| t.at).min().unwrap_or(next_poll).min(next_check).min(next_poll);
             let timer = self.next_start.map_or(timer, |at| at.min(timer));
+            let timer = if signals.is_empty() { timer } else { timer.min(together) };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Stop::Shutdown),

@@ -136,6 +136,8 @@ pub struct Api {
     /// Accepted commands that may wait for the scheduler. Beyond it requests are refused with 503; a tenth more is kept for
     /// commands that stop something.
     pub max_queued_commands: u64,
+    /// Live streams of one api process; one token may have a quarter of them. Beyond it 503 or 429 with `Retry-After`.
+    pub max_streams: u32,
 }
 
 /// Where a service without an HTTP interface of its own answers `/healthz`, `/readyz` and `/metrics`, in the scaled
@@ -397,6 +399,7 @@ impl Default for Api {
             hook_rate_per_s: 20.0,
             hook_burst: 100.0,
             max_queued_commands: 50_000,
+            max_streams: 2_000,
         }
     }
 }

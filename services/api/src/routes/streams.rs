@@ -5,6 +5,7 @@ use crate::{
     auth,
     call::{Answer, Call, json},
     problem::{Fail, Problem},
+    seats::Seat,
     state::State,
     table::group_of,
     view,
@@ -29,7 +30,8 @@ use windlass_store::{deployments, events, logs};
 const PAGE: u32 = 100;
 /// Looks in the database at least this often, whatever messages say.
 const LOOK: Duration = Duration::from_secs(1);
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// A client that is gone is noticed at the second of these: the first is answered by its system, with a reset.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Rights are read anew this often: a revoked token's stream ends.
 const RECHECK: Duration = Duration::from_secs(5);
 
@@ -51,6 +53,7 @@ struct Stream {
     greeted: bool,
     /// Everything was sent when the deployment was seen ended.
     done: bool,
+    _seat: Seat,
 }
 
 fn resume(call: &Call) -> Result<u64, Problem> {
@@ -61,11 +64,13 @@ fn resume(call: &Call) -> Result<u64, Problem> {
 }
 
 async fn open(call: Call, kind: Kind, subject: String) -> Answer {
+    let token = call.who()?.token;
+    let seat = call.state.seats.take(token)?;
     let heard = call.state.ctx.bus.subscribe(subject).await.ok();
     let now = Instant::now();
     let stream = Stream {
         id: call.deployment()?.deployment.id,
-        token: call.who()?.token,
+        token,
         cursor: resume(&call)?,
         state: call.state,
         kind,
@@ -74,6 +79,7 @@ async fn open(call: Call, kind: Kind, subject: String) -> Answer {
         sent: now,
         greeted: false,
         done: false,
+        _seat: seat,
     };
     let body =
         futures::stream::unfold(

@@ -9,7 +9,7 @@ use windlass_domain::{
     event::{Aggregate, NewEvent, Severity},
 };
 use windlass_store::events;
-use windlass_testkit::databases;
+use windlass_testkit::{databases, eventually};
 
 async fn event(w: &World, d: &Deployment, n: u32) {
     let e = NewEvent {
@@ -111,6 +111,39 @@ async fn a_revoked_token_ends_its_stream() {
         assert_eq!(revoked.status(), 204);
         let all = drain(open, usize::MAX).await;
         assert_eq!(all, [(String::new(), "end".to_owned(), json!({ "state": "unauthorized" }))]);
+        w.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_are_so_many_streams_and_a_closed_one_is_free_again() {
+    for db in databases().await {
+        // Four, so one for each token.
+        let w = World::start_with(db, |s| s.api.max_streams = 4).await;
+        w.fill().await;
+        let d = w.deployment("shop", "beta").await;
+        let path = format!("/deployments/{}/events", d.id);
+        let mut people = Vec::new();
+        for name in ["ann", "ben", "cem", "dan", "eve"] {
+            people.push(w.person(name, &[("retail", "viewer")]).await);
+        }
+        let ask = async |token: &str| w.request(Method::GET, &path, token).send().await.expect("answers");
+        let refused = async |token: &str| {
+            let r = ask(token).await;
+            let (status, later) = (r.status().as_u16(), r.headers().contains_key("retry-after"));
+            let problem: Value = r.json().await.expect("a problem");
+            assert!(later && problem["code"] == "streams_full", "{problem}");
+            assert!(problem["detail"].as_str().is_some_and(|t| t.contains("api.max_streams")), "{problem}");
+            status
+        };
+        let mut open = vec![ask(&people[0]).await, ask(&people[1]).await, ask(&people[2]).await];
+        assert_eq!(refused(&people[0]).await, 429, "its share is taken");
+        open.push(ask(&people[3]).await);
+        assert!(open.iter().all(|r| r.status() == 200), "{open:?}");
+        assert_eq!(refused(&people[4]).await, 503, "all are taken");
+        open.remove(0);
+        let again = async || Some(ask(&people[4]).await).filter(|r| r.status() == 200);
+        eventually(PATIENCE, "the closed one's place", again).await;
         w.stop().await;
     }
 }

@@ -6,7 +6,7 @@
 //! fails. So it is told that the server is down before it is made ready: it gets its first request after a check that went
 //! well. A server without checks is simply made ready.
 
-use super::{Fault, turns::Turns};
+use super::{Fault, turns::Minimum};
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -31,7 +31,6 @@ const SERVER: &str = "2";
 /// One load balancer and the member it is about.
 pub(super) struct Haproxy<'a> {
     pub(super) outbound: &'a Outbound,
-    pub(super) turns: &'a Turns,
     pub(super) endpoints: &'a [String],
     pub(super) backend: &'a str,
     pub(super) server: &'a str,
@@ -119,7 +118,7 @@ fn enough(servers: &Servers, server: &str, least: Share) -> Result<(), String> {
 impl Haproxy<'_> {
     pub(super) async fn drain(
         &self,
-        least: Option<Share>,
+        least: Option<Minimum<'_>>,
         limit: Duration,
         late: OnDrainTimeout,
         says: &super::Says,
@@ -161,38 +160,72 @@ impl Haproxy<'_> {
         }
     }
 
-    /// Looks at the minimum and takes the server off, before anybody else of this process looks.
+    /// Takes the server off; where a minimum is asked for, before anybody else counts.
     async fn take_off(
         &self,
-        least: Option<Share>,
+        least: Option<Minimum<'_>>,
         until: Instant,
         limit: Duration,
         says: &super::Says,
     ) -> Result<(), Fault> {
-        loop {
-            let turn = self.turns.all(self.endpoints.iter().map(|e| format!("{e} {}", self.backend))).await;
-            let mut short = None;
+        let Some(least) = least else {
             for at in self.endpoints {
-                let servers = self.servers(at, until).await?;
-                self.mine(at, &servers)?;
-                if let Some(least) = least {
-                    short = short.or(enough(&servers, self.server, least).err().map(|e| format!("at {at} {e}")));
-                }
+                self.off(at, until).await?;
             }
-            let Some(short) = short else {
-                for at in self.endpoints {
-                    if !self.look(at, until).await?.in_maintenance() {
-                        self.set(at, &["state drain"], until).await?;
-                    }
-                }
-                return Ok(());
-            };
-            drop(turn);
+            return Ok(());
+        };
+        loop {
+            let Some(short) = self.try_off(least, until, says).await? else { return Ok(()) };
             if Instant::now() >= until {
                 return Err(Fault::Timeout(format!("{short}, for {} s", limit.as_secs())));
             }
             says.waits(&short);
             sleep(LOOK * 3).await;
+        }
+    }
+
+    /// What keeps the server on, or `None`: it was told to go.
+    async fn try_off(&self, least: Minimum<'_>, until: Instant, says: &super::Says) -> Result<Option<String>, Fault> {
+        let names = self.endpoints.iter().map(|e| format!("{e} {}", self.backend));
+        let here = least.turns.here(names, until).await?;
+        if let Some(short) = self.short(least.share, until).await? {
+            return Ok(Some(short));
+        }
+        let turn = here.everywhere(until, says).await?;
+        let off = async {
+            if let Some(short) = self.short(least.share, turn.ends).await? {
+                return Ok(Some(short));
+            }
+            for at in self.endpoints {
+                if turn.is_over() {
+                    return Ok(Some(format!("the turn at {at} ended before the server was taken off")));
+                }
+                self.off(at, turn.ends).await?;
+            }
+            Ok(None)
+        };
+        match off.await {
+            // It could have been the turn that was too short, not the time.
+            Err(Fault::Broken(why)) if turn.is_over() => Ok(Some(why)),
+            done => done,
+        }
+    }
+
+    /// What keeps the server on at any of the endpoints.
+    async fn short(&self, least: Share, until: Instant) -> Result<Option<String>, Fault> {
+        let mut short = None;
+        for at in self.endpoints {
+            let servers = self.servers(at, until).await?;
+            self.mine(at, &servers)?;
+            short = short.or(enough(&servers, self.server, least).err().map(|e| format!("at {at} {e}")));
+        }
+        Ok(short)
+    }
+
+    async fn off(&self, at: &str, until: Instant) -> Result<(), Fault> {
+        match self.look(at, until).await?.in_maintenance() {
+            true => Ok(()),
+            false => self.set(at, &["state drain"], until).await,
         }
     }
 

@@ -104,8 +104,8 @@ fn says() -> super::super::Says {
 }
 
 async fn drain(at: &[String], server: &str, limit: Duration, late: OnDrainTimeout) -> Result<(), Fault> {
-    let (outbound, turns) = (outbound(), Turns::default());
-    let h = Haproxy { outbound: &outbound, turns: &turns, endpoints: at, backend: "shop", server };
+    let outbound = outbound();
+    let h = Haproxy { outbound: &outbound, endpoints: at, backend: "shop", server };
     h.drain(None, limit, late, &says()).await
 }
 
@@ -205,9 +205,9 @@ async fn a_server_out_of_maintenance_waits_for_its_first_check() {
         Some(b"\n\n".to_vec())
     })
     .await;
-    let (outbound, turns) = (outbound(), Turns::default());
+    let outbound = outbound();
     let endpoints = [at];
-    let h = Haproxy { outbound: &outbound, turns: &turns, endpoints: &endpoints, backend: "shop", server: "a" };
+    let h = Haproxy { outbound: &outbound, endpoints: &endpoints, backend: "shop", server: "a" };
     h.attach(Duration::from_secs(5), &says()).await.expect("up");
     assert!(said.lock().expect("lock").iter().any(|l| l.contains("health down")));
     said.lock().expect("lock").clear();

@@ -1,7 +1,7 @@
 //! Load balancers with an HTTP API, spoken to through the guarded client. `{member}` in an address, a header or a body is
 //! the member's name, and `${{ secrets.name }}` a secret of the environment, filled in here and shown nowhere.
 
-use super::{Fault, Says, least, turns::Turns};
+use super::{Fault, Says, least, turns::Minimum};
 use crate::{central::chain, secrets, shared::Shared};
 use reqwest::{
     Method,
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use windlass_domain::{
     expression::{Context, Expression},
     secret::Secrets,
-    traffic::{HttpCall, OnDrainTimeout, Share},
+    traffic::{HttpCall, OnDrainTimeout},
     work::Work,
 };
 use windlass_runtime::outbound::Request;
@@ -28,7 +28,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Http<'a> {
     pub(super) shared: &'a Shared,
     pub(super) work: &'a Work,
-    pub(super) turns: &'a Turns,
     pub(super) member: &'a str,
     /// Members of the rollout, of which `min_healthy` may be a part.
     pub(super) members: u32,
@@ -67,7 +66,7 @@ fn filled(text: &str, member: &str, secrets: &Secrets) -> Result<String, Fault> 
 impl Http<'_> {
     pub(super) async fn drain(
         &self,
-        min: Option<Share>,
+        min: Option<Minimum<'_>>,
         limit: Duration,
         late: OnDrainTimeout,
         says: &Says,
@@ -95,7 +94,7 @@ impl Http<'_> {
 
     async fn take_off(
         &self,
-        min: Option<Share>,
+        min: Option<Minimum<'_>>,
         until: Instant,
         limit: Duration,
         secrets: &Secrets,
@@ -104,24 +103,49 @@ impl Http<'_> {
         let (Some(min), Some(healthy)) = (min, self.healthy) else {
             return self.call(self.drain, secrets, until).await;
         };
-        let need = least(min, self.members);
         loop {
-            let turn = self.turns.all(self.state.map(|s| s.url.clone())).await;
-            let others = self.healthy_others(healthy, secrets, until).await?;
-            if others.is_none_or(|n| n >= i64::from(need)) {
-                return self.call(self.drain, secrets, until).await;
-            }
-            drop(turn);
-            let text = format!(
-                "{} of {} members would be left up, min_healthy asks for {need}",
-                others.unwrap_or_default().max(0),
-                self.members
-            );
+            let Some(text) = self.try_off(min, healthy, until, secrets, says).await? else { return Ok(()) };
             if Instant::now() >= until {
                 return Err(Fault::Timeout(format!("{text}, for {} s", limit.as_secs())));
             }
             says.waits(&text);
             sleep(LOOK).await;
+        }
+    }
+
+    /// What keeps the member on, or `None`: it was told to go.
+    async fn try_off(
+        &self,
+        min: Minimum<'_>,
+        healthy: &str,
+        until: Instant,
+        secrets: &Secrets,
+        says: &Says,
+    ) -> Result<Option<String>, Fault> {
+        let need = least(min.share, self.members);
+        let short = async |until: Instant| {
+            let others = self.healthy_others(healthy, secrets, until).await?.filter(|n| *n < i64::from(need));
+            let (n, all) = (others.unwrap_or_default().max(0), self.members);
+            Ok(others.map(|_| format!("{n} of {all} members would be left up, min_healthy asks for {need}")))
+        };
+        let here = min.turns.here(self.state.map(|s| s.url.clone()), until).await?;
+        if let Some(text) = short(until).await? {
+            return Ok(Some(text));
+        }
+        let turn = here.everywhere(until, says).await?;
+        let off = async {
+            if let Some(text) = short(turn.ends).await? {
+                return Ok(Some(text));
+            }
+            if turn.is_over() {
+                return Ok(Some("the turn ended before the member was taken off".into()));
+            }
+            self.call(self.drain, secrets, turn.ends).await.map(|()| None)
+        };
+        match off.await {
+            // It could have been the turn that was too short, not the time.
+            Err(Fault::Broken(why)) if turn.is_over() => Ok(Some(why)),
+            done => done,
         }
     }
 
@@ -199,6 +223,9 @@ impl Http<'_> {
                 200..300 => return Ok(()),
                 // It may be otherwise soon; both calls can be made again.
                 408 | 425 | 429 | 500.. if Instant::now() + AGAIN < until => sleep(AGAIN).await,
+                408 | 425 | 429 | 500.. => {
+                    return Err(Fault::Broken(format!("its API answered {status} for {}", self.member)));
+                }
                 _ => return Err(Fault::Refused(format!("its API answered {status} for {}", self.member))),
             }
         }

@@ -249,18 +249,13 @@ impl Job {
         };
         let limit = |s: u32| Duration::from_secs(s.max(1).into());
         let (drain, attach) = (limit(t.drain_timeout_s), limit(t.attach_timeout_s));
+        let least = t.min_healthy.map(|share| turns::Minimum { share, turns: &self.shared.turns });
         match &t.kind {
             Kind::Nginx { .. } | Kind::Command { .. } => self.on_agent(lb, t, way).await,
             Kind::Haproxy { endpoints, backend } => {
-                let lb = haproxy::Haproxy {
-                    outbound: &self.shared.outbound,
-                    turns: &self.shared.turns,
-                    endpoints,
-                    backend,
-                    server: member,
-                };
+                let lb = haproxy::Haproxy { outbound: &self.shared.outbound, endpoints, backend, server: member };
                 Ok(match way {
-                    Way::Drain => lb.drain(t.min_healthy, drain, t.on_drain_timeout, &self.says).await,
+                    Way::Drain => lb.drain(least, drain, t.on_drain_timeout, &self.says).await,
                     Way::Attach => lb.attach(attach, &self.says).await,
                 })
             }
@@ -268,7 +263,6 @@ impl Job {
                 let lb = http::Http {
                     shared: &self.shared,
                     work: &self.claim.work,
-                    turns: &self.shared.turns,
                     member,
                     members: u32::try_from(t.members.len()).unwrap_or(u32::MAX),
                     drain: d,
@@ -279,7 +273,7 @@ impl Job {
                     healthy: healthy.as_deref(),
                 };
                 Ok(match way {
-                    Way::Drain => lb.drain(t.min_healthy, drain, t.on_drain_timeout, &self.says).await,
+                    Way::Drain => lb.drain(least, drain, t.on_drain_timeout, &self.says).await,
                     Way::Attach => lb.attach(attach, &self.says).await,
                 })
             }

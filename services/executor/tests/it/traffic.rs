@@ -4,6 +4,7 @@ use crate::world::{SOON, World};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use windlass_domain::{
@@ -27,6 +28,10 @@ struct Model {
     said: Vec<String>,
     /// What is made ready does not come up.
     ill: bool,
+    /// How long it takes to tell its states, which may be others by then.
+    slow: Duration,
+    /// The least that were up after any command.
+    least_up: Option<usize>,
 }
 
 impl Lb {
@@ -42,7 +47,14 @@ impl Lb {
                 tokio::spawn(async move {
                     let mut line = Vec::new();
                     while !line.ends_with(b"\n") && s.read_buf(&mut line).await.is_ok_and(|n| n > 0) {}
-                    let answer = me.lock().answer(String::from_utf8_lossy(&line).trim());
+                    let line = String::from_utf8_lossy(&line).trim().to_owned();
+                    let (answer, slow) = {
+                        let mut model = me.lock();
+                        (model.answer(&line), model.slow)
+                    };
+                    if line.starts_with("show") {
+                        tokio::time::sleep(slow).await;
+                    }
                     let _ = s.write_all(answer.as_bytes()).await;
                 });
             }
@@ -103,6 +115,8 @@ impl Model {
                 _ => return format!("Unknown: {command}\n"),
             }
         }
+        let up = self.servers.values().filter(|s| s.0 == "UP").count();
+        self.least_up = self.least_up.min(Some(up)).or(Some(up));
         "\n".into()
     }
 }
@@ -117,7 +131,11 @@ async fn world(db: Db, hosts: u32, lb: &Lb, drain_timeout_s: u32) -> World {
 
 /// Another attempt of one host, from its step `start_at` on.
 async fn again(w: &World, host: usize, start_at: u32) -> WorkId {
-    let spec = WaveWork {
+    w.insert(WorkSpec::Wave(one(host, start_at))).await
+}
+
+fn one(host: usize, start_at: u32) -> WaveWork {
+    WaveWork {
         stagger: None,
         again: false,
         outputs: Default::default(),
@@ -126,8 +144,7 @@ async fn again(w: &World, host: usize, start_at: u32) -> WorkId {
         hosts: vec![WaveHost { host: format!("h{host}"), attempt: 2, start_at }],
         parallel: 0,
         max_failures: 0,
-    };
-    w.insert(WorkSpec::Wave(spec)).await
+    }
 }
 
 async fn traffic_of(w: &World, work: WorkId, host: usize) -> Option<TrafficState> {
@@ -333,6 +350,29 @@ async fn the_minimum_of_healthy_members_makes_hosts_take_turns() {
         let states: Vec<String> = lb.lock().servers.values().map(|s| s.0.clone()).collect();
         assert_eq!(states, ["UP"; 4]);
         e.shut_down().await;
+    }
+}
+
+/// Two deployments onto one back end, each by an executor of its own, that count at the same moment.
+#[tokio::test]
+async fn two_executors_do_not_count_the_same_members() {
+    for db in databases().await {
+        let lb = Lb::start(2).await;
+        lb.lock().slow = Duration::from_millis(150);
+        let mut traffic = lb.traffic(2, 20);
+        traffic.min_healthy = Some(Share::Count(1));
+        let mut w = World::rolling(db, 2, |r| r.traffic = vec![traffic]).await;
+        w.start_agents();
+        let pools = |name: &str| vec![name.to_owned()];
+        let first = w.executor_with(|s| s.executor.pools = pools("default")).await;
+        let second = w.executor_with(|s| s.executor.pools = pools("other")).await;
+        let works = [again(&w, 0, 0).await, w.insert_in("other", WorkSpec::Wave(one(1, 0))).await];
+        for work in works {
+            assert_eq!(w.outcomes(work, 1).await, [Succeeded]);
+        }
+        assert_eq!(lb.lock().least_up, Some(1), "they took turns");
+        first.shut_down().await;
+        second.shut_down().await;
     }
 }
 

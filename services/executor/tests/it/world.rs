@@ -291,13 +291,18 @@ impl World {
     }
 
     pub(crate) async fn insert(&self, spec: WorkSpec) -> WorkId {
+        self.insert_in("default", spec).await
+    }
+
+    /// In a pool of its own.
+    pub(crate) async fn insert_in(&self, pool: &str, spec: WorkSpec) -> WorkId {
         let id: WorkId = uuid::Uuid::now_v7().into();
         let work = Work {
             id,
             deployment: self.deployment,
             project: "shop".into(),
             environment: "prod".into(),
-            pool: "default".into(),
+            pool: pool.into(),
             desired: Desired::Run,
             fence: 1,
             plan_digest: self.digest.clone(),

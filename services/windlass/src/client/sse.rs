@@ -5,7 +5,7 @@ use futures::StreamExt;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The server sends a comment at least every 15 s; silence for this long is a dead connection.
+/// The server sends a comment every few seconds; silence for this long is a dead connection.
 const SILENCE: Duration = Duration::from_secs(45);
 /// An event larger than this is not one of ours.
 const MAX_EVENT: usize = 4 * 1024 * 1024;
@@ -113,7 +113,7 @@ pub(crate) async fn read(
             // Before anything was seen a refused connection is an error, later it is an interruption.
             Err(e @ Error::Unreachable { .. }) if parser.last_id.is_none() => return Err(e),
             Err(Error::Unreachable { .. }) => {}
-            Err(Error::Problem { status: 502..=504, .. }) if parser.last_id.is_some() => {}
+            Err(Error::Problem { status: 429 | 502..=504, .. }) if parser.last_id.is_some() => {}
             Err(e) => return Err(e),
         }
         // Half an event of the broken connection is nothing: the server sends it again.

@@ -91,6 +91,9 @@ impl Settings {
         if self.api.max_queued_commands == 0 {
             return bad("api.max_queued_commands", "must be more than 0: with 0 nothing could ever be asked for");
         }
+        if self.api.max_streams < 4 {
+            return bad("api.max_streams", "must be 4 at least: one token may have a quarter of them");
+        }
         let e = &self.executor;
         if !(e.suspect_s.get() <= e.disconnected_s.get() && e.disconnected_s.get() <= e.unknown_s.get()) {
             return bad("executor.suspect_s", "must hold suspect_s <= disconnected_s <= unknown_s");
