@@ -1,6 +1,6 @@
 //! Tasks as stored: the document of `domain::task::Task` beside the columns queries need.
 
-use crate::{Doc, Error, Tx, Value, decode, read_doc, sql};
+use crate::{Doc, Error, Tx, Value, decode, read_doc, sql, works};
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, types::Json};
 use std::collections::BTreeMap;
@@ -295,8 +295,10 @@ pub struct Stop {
     pub at: Timestamp,
 }
 
-/// Records a stop; a second one for the same task changes nothing. Ring `subjects::work(pool)` after the commit.
+/// Records a stop; a second one for the same task changes nothing. Locks the work, as grants do: one that commits later sees it.
+/// Ring `subjects::work(pool)` after the commit.
 pub async fn insert_stop(tx: &mut Tx, work: WorkId, s: &Stop) -> Result<(), Error> {
+    works::lock_desired(tx, work).await?;
     sql("INSERT INTO task_stops (task_id, work_id, person, reason, at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (task_id) DO NOTHING")
         .bind(s.task)
         .bind(work)
@@ -308,13 +310,15 @@ pub async fn insert_stop(tx: &mut Tx, work: WorkId, s: &Stop) -> Result<(), Erro
         .map(|_| ())
 }
 
-/// Records a stop of hosts of a work, for tasks that an executor has yet to make; a second one changes nothing.
+/// Records a stop of hosts of a work, for tasks that an executor has yet to make; a second one changes nothing. Locks the work, as
+/// [`insert_stop`] does.
 pub async fn insert_host_stops(
     tx: &mut Tx,
     work: WorkId,
     hosts: &[&str],
     (by, reason, at): (&str, &str, Timestamp),
 ) -> Result<(), Error> {
+    works::lock_desired(tx, work).await?;
     for host in hosts {
         sql("INSERT INTO host_stops (work_id, host, person, reason, at) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (work_id, host) DO NOTHING")

@@ -3,7 +3,7 @@
 use super::{CHUNK, Role, Wave};
 use crate::{
     directory::QUARANTINE,
-    dispatch::{self, Decision, Draft, Input, NewTask, SERVICE},
+    dispatch::{self, Decision, Draft, Input, NewTask, SERVICE, Say},
     shared::work_event,
 };
 use std::collections::BTreeMap;
@@ -103,6 +103,9 @@ impl Wave {
         }
         // Timers look at it too: a turn that fails has heard the same.
         self.desired = desired;
+        // Before a grant too: a stop that has committed is never passed by it, whoever has not been rung for yet.
+        let accepts = inputs.iter().any(|i| matches!(i, Input::Said { say: Say::Accept { .. }, .. }));
+        let fresh = fresh || accepts;
         if fresh {
             for s in tasks::stops(&mut tx, self.claim.work.id).await? {
                 let open = |t: &&StoredTask| t.task.stop.is_none() && !t.task.state.is_final();

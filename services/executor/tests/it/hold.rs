@@ -164,6 +164,34 @@ async fn a_host_that_was_stopped_before_it_had_a_task_never_starts() {
     }
 }
 
+#[tokio::test]
+async fn a_stop_nobody_rang_for_is_seen_before_a_grant() {
+    for db in databases().await {
+        let mut w = World::new(db, 2, 2).await;
+        w.agents.values().for_each(|a| a.lock().no_accept = true);
+        w.start_agents();
+        // It looks by itself after the test.
+        let e = w.executor_with(|s| s.poll_s = Duration::from_secs(300).into()).await;
+        let work = w.wave(2, 0, 0).await;
+        w.until_state(work, 0, "offered").await;
+        w.until_state(work, 1, "offered").await;
+        let (one, other) = (w.task(work, 0).await, w.task(work, 1).await);
+        let mut tx = w.store.write().await.expect("tx");
+        let s = tasks::Stop { task: one, by: "ann".into(), reason: "wrong machine".into(), at: chrono::Utc::now() };
+        tasks::insert_stop(&mut tx, work, &s).await.expect("stops");
+        let word = ("ann", "its disk is full", chrono::Utc::now());
+        tasks::insert_host_stops(&mut tx, work, &["h1"], word).await.expect("stops");
+        tx.commit().await.expect("commits");
+        for (host, task) in [one, other].into_iter().enumerate() {
+            w.agent(host).say(UpBody::Accept { seal_to: None, task, nonce: "a".repeat(32), journal_seq: 9 }).await;
+            w.until_state(work, host, "not_started").await;
+        }
+        assert_eq!(w.outcomes(work, 1).await, [NotStarted, NotStarted]);
+        assert_eq!(w.starts(), 0);
+        e.shut_down().await;
+    }
+}
+
 /// A database that was restored from a backup may lack a result that its agent was told is kept.
 #[tokio::test]
 async fn a_result_that_the_database_has_lost_is_asked_for_by_whoever_takes_the_work_over() {

@@ -78,6 +78,8 @@ pub(crate) struct Db {
     pub(crate) tasks: BTreeMap<TaskId, TaskRow>,
     pub(crate) commands: Vec<CommandRow>,
     pub(crate) stops: BTreeMap<TaskId, By>,
+    /// For tasks that are not made yet.
+    pub(crate) host_stops: BTreeMap<(WorkId, String), By>,
     pub(crate) overrides: BTreeMap<TaskId, By>,
     /// Instance of each agent, and those it had before.
     pub(crate) sessions: BTreeMap<usize, u64>,

@@ -105,7 +105,8 @@ impl Sim {
             let d = &self.db.deployments[row.dep].d;
             let work = self.db.works.get(&row.work);
             let (state, paused) = (d.state, d.pause.is_some());
-            let stopped = self.db.stops.contains_key(&id);
+            let stopped =
+                self.db.stops.contains_key(&id) || self.db.host_stops.contains_key(&(row.work, row.task.host.clone()));
             let wanted = work.map(|w| w.desired);
             let max = work.map_or(0, |w| if let WorkSpec::Wave(v) = &w.spec { v.max_failures } else { 0 });
             let failed = |t: &Task| matches!(t.state, TaskState::Failed | TaskState::Unknown | TaskState::Overridden);

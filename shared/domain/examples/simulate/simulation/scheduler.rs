@@ -263,12 +263,11 @@ impl Sim {
             }
             Effect::StopTasks { hosts, by, reason } => {
                 let open = |s| matches!(s, TaskState::Pending | TaskState::Offered | TaskState::Granted);
-                let row = |h: &&String| {
-                    self.db.tasks.values().any(|t| t.dep == dep && t.task.host == **h && open(t.task.state))
-                };
-                if hosts.iter().any(|h| !row(&h)) {
-                    // Nothing keeps the word of a person until the executor has made the task it is about.
-                    self.coverage.hit("gap", "a stop finds no task yet");
+                for (work, hosts) in d.running_on(&hosts) {
+                    for host in hosts {
+                        let by = By { who: by.clone(), reason: reason.clone(), at: now };
+                        self.db.host_stops.entry((work, host.to_owned())).or_insert(by);
+                    }
                 }
                 for (id, t) in &self.db.tasks {
                     if t.dep == dep && hosts.contains(&t.task.host) && open(t.task.state) {

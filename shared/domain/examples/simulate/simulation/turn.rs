@@ -223,6 +223,7 @@ impl Sim {
         self.take_words(&mut t, rest);
         self.take_time(e, env, &mut t, drive, desired);
         self.make_tasks(work, dep, v, &mut t);
+        self.take_host_stops(work, &mut t);
         let over = t.tasks.values().filter(|t| counts(t)).count() as u32 > v.max_failures && !self.is(Plant::NoBudget);
         for (id, say) in accepts {
             let Say::Accept { nonce, instance } = say else { continue };
@@ -330,6 +331,24 @@ impl Sim {
             if let Some(by) = self.db.stops.get(&id).cloned()
                 && t.apply(id, TaskInput::Stop { by }, Some(FailureClass::Stopped)).is_ok()
             {
+                t.frames.push((id, Frame::Fence));
+            }
+        }
+    }
+
+    /// What a person said of hosts, perhaps before they had a task.
+    fn take_host_stops(&mut self, work: WorkId, t: &mut Turn) {
+        if self.is(Plant::StopNotSeen) {
+            return;
+        }
+        let ids: Vec<TaskId> = t.tasks.keys().copied().collect();
+        for id in ids {
+            let Some(task) = t.tasks.get(&id).filter(|t| t.stop.is_none() && !t.state.is_final()) else { continue };
+            let Some(by) = self.db.host_stops.get(&(work, task.host.clone())).cloned() else { continue };
+            if !self.db.tasks.contains_key(&id) {
+                self.coverage.hit("executor", "a stop came before its task");
+            }
+            if t.apply(id, TaskInput::Stop { by }, Some(FailureClass::Stopped)).is_ok() {
                 t.frames.push((id, Frame::Fence));
             }
         }
