@@ -52,6 +52,21 @@ fn central(id: &str, needs: &[&str]) -> StepRun {
     StepRun::waiting(id, needs.iter().map(|n| n.to_string()).collect(), kind)
 }
 
+/// What a host's first attempt came to.
+fn of_host(host: &str, outcome: Outcome) -> HostResult {
+    HostResult {
+        host: host.into(),
+        attempt: 1,
+        outcome,
+        failed_step: None,
+        reason: None,
+        failed_id: None,
+        class: None,
+        exit_code: None,
+        outputs: Default::default(),
+    }
+}
+
 fn facts(steps: Vec<StepRun>, quorum: u32) -> PlanFacts {
     let rules = if quorum == 0 { vec![] } else { vec![ApprovalRule { name: "ops".into(), quorum, people: vec![] }] };
     PlanFacts {
@@ -265,17 +280,7 @@ fn an_unknown_host_keeps_the_lock_until_it_settles_or_is_overridden() {
     let work = w.d.works_in_flight()[0];
     w.settle(&[("a", Outcome::Unknown)]);
     assert_eq!(w.d.state, State::Paused, "success is not said while a host is unknown");
-    let hosts = vec![HostResult {
-        class: None,
-        exit_code: None,
-        failed_id: None,
-        host: "a".into(),
-        attempt: 1,
-        outcome: Outcome::Succeeded,
-        failed_step: None,
-        reason: None,
-        outputs: Default::default(),
-    }];
+    let hosts = vec![of_host("a", Outcome::Succeeded)];
     w.go(Input::WorkSettled { work, result: WorkResult::Wave { hosts } });
     assert_eq!(w.d.state, State::Succeeded);
     // Aborted with an unknown host: ended, but the lock stays until a person answers for it.

@@ -44,18 +44,7 @@ fn what_one_question_took_does_not_shorten_the_time_for_the_next() {
     let mut w = patient(vec![a, central("call", &[])], Overdue::Abort);
     let wave = w.open().iter().position(|s| s == "a").expect("runs");
     let work = w.d.works_in_flight()[wave];
-    let host = |h: &str| HostResult {
-        host: h.into(),
-        attempt: 1,
-        outcome: Outcome::Succeeded,
-        failed_step: None,
-        reason: None,
-        failed_id: None,
-        class: None,
-        exit_code: None,
-        outputs: Default::default(),
-    };
-    w.go(Input::WorkSettled { work, result: WorkResult::Wave { hosts: vec![host("a")] } });
+    w.go(Input::WorkSettled { work, result: WorkResult::Wave { hosts: vec![of_host("a", Outcome::Succeeded)] } });
     w.now = 500;
     w.fail("call");
     w.now = 590;

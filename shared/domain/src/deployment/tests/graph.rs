@@ -435,15 +435,8 @@ fn hosts_give_alike_or_not_at_all() {
     let mut w = World::running(facts(vec![go, last], 0));
     let work = w.d.works_in_flight()[0];
     let host = |h: &str, o: serde_json::Value| HostResult {
-        class: None,
-        exit_code: None,
-        failed_id: None,
-        host: h.into(),
-        attempt: 1,
-        outcome: Outcome::Succeeded,
-        failed_step: None,
-        reason: None,
         outputs: serde_json::from_value(o).expect("a map"),
+        ..of_host(h, Outcome::Succeeded)
     };
     let hosts = vec![
         host("a", json!({ "pack": { "version": "1", "where": "a" }, "only": { "x": "1" } })),

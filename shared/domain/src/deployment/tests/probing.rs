@@ -139,17 +139,7 @@ fn a_failure_that_ends_the_deployment_cuts_the_looks_short() {
     let go = probed(rollout("go", &[], &[&["a"], &["b"]], 0, Confirm::None, 3600), Inconclusive::Ask);
     let mut w = World::running(facts(vec![go, other], 0));
     let wave = w.d.works_in_flight()[0];
-    let hosts = vec![HostResult {
-        host: "a".into(),
-        attempt: 1,
-        outcome: Outcome::Succeeded,
-        failed_step: None,
-        reason: None,
-        failed_id: None,
-        class: None,
-        exit_code: None,
-        outputs: Default::default(),
-    }];
+    let hosts = vec![of_host("a", Outcome::Succeeded)];
     w.go(Input::WorkSettled { work: wave, result: WorkResult::Wave { hosts } });
     let look = w.d.works_in_flight()[0];
     let effects = w.fail("other");

@@ -111,18 +111,8 @@ fn an_aborted_run_is_taken_up_and_repeats_nothing_that_succeeded() {
     let mut w = World::running(facts(steps, 0));
     w.go(Input::Abort { by: ops(), reason: "wrong day".into() });
     let wave = w.d.works_in_flight()[0];
-    let host = |name: &str, outcome| HostResult {
-        host: name.into(),
-        attempt: 1,
-        outcome,
-        failed_step: None,
-        reason: None,
-        failed_id: None,
-        class: None,
-        exit_code: None,
-        outputs: Default::default(),
-    };
-    let hosts = vec![host("a", Outcome::Succeeded), host("b", Outcome::Cancelled), host("c", Outcome::NotStarted)];
+    let ends = [("a", Outcome::Succeeded), ("b", Outcome::Cancelled), ("c", Outcome::NotStarted)];
+    let hosts = ends.map(|(host, outcome)| of_host(host, outcome)).into();
     w.go(Input::WorkSettled { work: wave, result: WorkResult::Wave { hosts } });
     w.fail("side");
     assert_eq!((w.d.state, w.d.lock), (State::Aborted, None));

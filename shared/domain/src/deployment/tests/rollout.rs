@@ -165,19 +165,7 @@ fn what_a_silent_host_says_after_a_retry_of_others_is_heard() {
     w.settle_wave(&bad);
     w.retry(&["a"]);
     assert_eq!(w.wave_hosts(), [("a".into(), 2, 3)]);
-    let late = |outcome| WorkResult::Wave {
-        hosts: vec![HostResult {
-            host: "b".into(),
-            attempt: 1,
-            outcome,
-            failed_step: None,
-            reason: None,
-            failed_id: None,
-            class: None,
-            exit_code: None,
-            outputs: Default::default(),
-        }],
-    };
+    let late = |outcome| WorkResult::Wave { hosts: vec![of_host("b", outcome)] };
     w.go(Input::WorkSettled { work: first, result: late(Outcome::Succeeded) });
     assert!(w.d.unknown_hosts().is_empty());
     let again = w.try_do(Input::WorkSettled { work: first, result: late(Outcome::Failed) });
@@ -270,17 +258,8 @@ fn a_rollback_takes_back_what_the_release_touched() {
     while w.d.state != State::Failed && w.d.waiting_on().iter().all(|x| matches!(x, WaitingOn::Hosts { .. })) {
         let (id, spec) = w.d.works_in_flight().first().map(|id| (*id, w.works[id].clone())).expect("flies");
         let WorkSpec::Wave(v) = spec else { panic!("a wave") };
-        let host = |h: &crate::work::WaveHost| HostResult {
-            host: h.host.clone(),
-            attempt: h.attempt,
-            outcome: if v.step == "go" { Outcome::Failed } else { Outcome::Succeeded },
-            failed_step: None,
-            reason: None,
-            failed_id: None,
-            class: None,
-            exit_code: None,
-            outputs: Default::default(),
-        };
+        let outcome = if v.step == "go" { Outcome::Failed } else { Outcome::Succeeded };
+        let host = |h: &crate::work::WaveHost| HostResult { attempt: h.attempt, ..of_host(&h.host, outcome) };
         let hosts = v.hosts.iter().map(host).collect();
         w.go(Input::WorkSettled { work: id, result: WorkResult::Wave { hosts } });
     }
