@@ -166,7 +166,7 @@ impl Step<'_> {
             }
             if self.d.steps[i].state == StepState::Failed {
                 if scope.hosts.is_empty() {
-                    self.mend(i);
+                    self.mend(i, scope);
                     parts.touched.push(self.d.steps[i].id.clone());
                 }
                 continue;
@@ -293,9 +293,9 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// A step that failed as a whole, once more. A subflow goes on within where it stood still, but begins anew when it was
-    /// its repeats that were used up.
-    pub(super) fn mend(&mut self, i: usize) {
+    /// A step that failed as a whole, once more. A subflow goes on within where it stood still, a rollout on its failed hosts,
+    /// but both begin anew when it was their repeats that were used up.
+    pub(super) fn mend(&mut self, i: usize, scope: &Scope) {
         let graph = Graph::of(&self.d.steps);
         let used_up = self.d.is_used_up(&graph, i);
         let s = &mut self.d.steps[i];
@@ -304,6 +304,14 @@ impl Step<'_> {
             r.runs = 0;
         }
         s.state = StepState::Waiting;
+        if let StepRunKind::Rollout(r) = &mut s.kind
+            && !used_up
+            && r.has_begun()
+        {
+            r.take_up(scope, true);
+            s.state = StepState::Running;
+            return;
+        }
         let leaves = matches!(s.kind, StepRunKind::Leave { .. }).then(|| self.d.within(&self.d.steps[i].id));
         if used_up || leaves.is_none() {
             return self.reset_run(i);

@@ -83,7 +83,7 @@ impl Step<'_> {
                 // The steps within are looked at by themselves; only repeats that were used up begin anew.
                 StepRunKind::Leave { .. } if failed => {
                     if used_up && named && scope.hosts.is_empty() {
-                        self.mend(i);
+                        self.mend(i, &scope);
                     } else {
                         step.forget_failure();
                         step.state = StepState::Waiting;
@@ -96,7 +96,7 @@ impl Step<'_> {
                     step.forget_failure();
                     step.state = StepState::Waiting;
                 }
-                _ if named && scope.hosts.is_empty() => self.mend(i),
+                _ if named && scope.hosts.is_empty() => self.mend(i, &scope),
                 _ => {}
             }
         }
@@ -104,12 +104,19 @@ impl Step<'_> {
 }
 
 impl RolloutRun {
-    fn has_begun(&self) -> bool {
-        self.waves.iter().flat_map(|w| &w.hosts).any(|h| h.attempt > 0)
+    /// Hosts of it have run since it was last made fit to run. What they did in earlier rounds of a repeated subflow is no
+    /// beginning: its turn comes when what it needs is done, this round as well.
+    pub(super) fn has_begun(&self) -> bool {
+        let ran = |h: &HostRun| {
+            let fresh = matches!(h.state, HostState::Waiting | HostState::AutoStopped | HostState::Excluded);
+            h.failed_step.is_some() || !fresh && h.state != HostState::Unknown
+        };
+        let begun = |w: &WaveRun| !matches!(w.state, WaveState::Waiting | WaveState::Stopped);
+        self.waves.iter().any(|w| begun(w) || w.hosts.iter().any(ran))
     }
 
     /// Failed hosts of the scope go on where they failed; what was left because the deployment ended comes back.
-    fn take_up(&mut self, scope: &Scope, named: bool) {
+    pub(super) fn take_up(&mut self, scope: &Scope, named: bool) {
         let hosts = scope.named();
         for w in &mut self.waves {
             if w.state == WaveState::Succeeded {

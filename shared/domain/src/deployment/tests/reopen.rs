@@ -229,6 +229,27 @@ fn repeats_that_were_used_up_begin_anew_and_a_run_that_failed_does_not() {
     assert_eq!(w.open(), ["sub/x"]);
 }
 
+/// The round that failed had not come to the rollout yet: it runs after what it needs, not beside it.
+#[test]
+fn an_earlier_round_of_a_repeated_subflow_is_no_beginning_of_the_next() {
+    let sub = repeated(leave("sub", &["sub/go"]), "false", 2, 1);
+    let go = rollout("sub/go", &["sub/x"], &[&["a"]], 0, Confirm::None, 0);
+    let mut plan = facts(vec![enter("sub", &[]), central("sub/x", &["sub/enter"]), go, sub], 0);
+    plan.on_failure = OnFailure::Stop;
+    let mut w = World::running(plan);
+    w.give("sub/x", json!({}));
+    w.settle(&[]);
+    w.now = 1;
+    w.go(Input::Tick);
+    w.fail("sub/x");
+    assert_eq!(w.d.state, State::Failed);
+    w.reopen(retry(&[]));
+    assert_eq!(w.open(), ["sub/x"]);
+    w.give("sub/x", json!({}));
+    assert_eq!(w.open(), ["sub/go"]);
+    assert_eq!(w.wave_hosts(), [("a".into(), 2, 0)]);
+}
+
 #[test]
 fn what_cannot_be_taken_up_says_why() {
     let failed = || {

@@ -576,6 +576,24 @@ fn other_inputs_wait_for_approvals_of_their_own_plan() {
     assert_eq!(w.d.amendment, None);
 }
 
+/// Its failure was borne, and under the new plan it is not: the hosts that failed run again, and no others.
+#[test]
+fn a_rollout_whose_failure_is_borne_no_more_goes_on_where_it_failed() {
+    let borne = StepRun {
+        on_failure: Some(StepFailure::Continue),
+        ..rollout("go", &[], &[&["a", "b"], &["c"]], 0, Confirm::None, 0)
+    };
+    let mut w = World::running(facts(vec![borne, central("x", &[])], 0));
+    w.settle(&[("b", Outcome::Failed)]);
+    w.fail("x");
+    let mut plan = other_plan(&w.d, 0);
+    plan.steps[0].on_failure = None;
+    w.go(Input::Amend { by: ops(), inputs: BTreeMap::new(), facts: Box::new(plan), hosts: vec![], reason: "r".into() });
+    assert_eq!(w.wave_hosts(), [("b".into(), 2, 3)]);
+    w.settle(&[]);
+    assert_eq!(w.wave_hosts(), [("c".into(), 1, 0)]);
+}
+
 #[test]
 fn what_subflows_were_entered_with_outlives_other_inputs() {
     let mut plan = facts(vec![enter("sub", &[]), central("sub/x", &["sub/enter"]), leave("sub", &["sub/x"])], 0);
