@@ -19,7 +19,7 @@ use windlass_domain::{
     event::Severity,
     ids::{AgentId, TaskId},
     plan::segment,
-    task::{Refusal, TaskInput},
+    task::{Refusal, TaskInput, TaskState},
     work::{WaveWork, WorkSpec},
 };
 use windlass_store::{Error, events, tasks, works};
@@ -112,16 +112,26 @@ pub(crate) async fn apply(
     if let Err(why) = row.task.apply(input.clone(), now) {
         return Ok(Late::Refused(why));
     }
-    // From here on the claim row is locked; what was read before must be read again.
+    // From here on the work and its claim are locked; what was read before must be read again.
+    works::lock_desired(&mut tx, row.work).await?;
     let Some(epoch) = works::reopen(&mut tx, row.work, &shared.ctx.owner).await? else { return Ok(Late::NotSettled) };
     let (Some(row), Some(stored)) = (tasks::get(&mut tx, task).await?, works::get(&mut tx, row.work).await?) else {
         return Ok(Late::NoTask);
+    };
+    // What a person has said of it stands, whatever its host says later: the deployment counts with it.
+    let said = match row.task.state == TaskState::Unknown && matches!(input, TaskInput::Reported { .. }) {
+        true => tasks::override_of(&mut tx, task).await?,
+        false => None,
+    };
+    let (input, actor) = match said {
+        Some(o) => (TaskInput::Override { by: o.by.clone(), reason: o.reason }, format!("person:{}", o.by)),
+        None => (input, actor.to_owned()),
     };
     let next = match dispatch::applied(&row.task, input, None, &plan.steps, &plan.artifact_steps, now) {
         Ok(next) => next,
         Err(why) => return Ok(Late::Refused(why)),
     };
-    let drafts = dispatch::events_of(&row.task, &next, (&row.step, row.segment), &plan.steps, actor);
+    let drafts = dispatch::events_of(&row.task, &next, (&row.step, row.segment), &plan.steps, &actor);
     let (changed_state, over) = (row.task.state != next.state, next.is_over());
     tasks::store(&mut tx, &row, next, epoch, now).await?;
     for draft in drafts {

@@ -210,8 +210,11 @@ impl Change {
 
     async fn effects(&mut self, d: &mut Deployment, mut effects: Vec<Effect>) -> Result<(), Error> {
         // Rows are locked in one order everywhere: works before event heads. An executor's turn does the same.
-        let works = |e: &Effect| matches!(e, Effect::AbortWorks | Effect::AbortWork(_) | Effect::HoldWorks(_));
-        effects.sort_by_key(|e| !works(e));
+        let locks_works = |e: &Effect| {
+            use Effect::*;
+            matches!(e, AbortWorks | AbortWork(_) | HoldWorks(_) | StopTasks { .. } | OverrideTasks { .. })
+        };
+        effects.sort_by_key(|e| !locks_works(e));
         for e in effects {
             match e {
                 Effect::Event { what, severity, payload } => self.event(d, what, severity, payload).await?,
@@ -271,7 +274,7 @@ impl Change {
                 Effect::OverrideTasks { hosts, by, reason } => {
                     for (task, work) in tasks::open_of_hosts(&mut self.tx, d.id, &hosts, true).await? {
                         let word = tasks::Override { task, by: by.clone(), reason: reason.clone(), at: self.now };
-                        tasks::insert_override(&mut self.tx, &word).await?;
+                        tasks::insert_override(&mut self.tx, work, &word).await?;
                         self.ring_work(d, work);
                     }
                 }

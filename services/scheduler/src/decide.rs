@@ -3,7 +3,7 @@
 use crate::{
     Error, Refused, amend,
     change::{Cause, Change, Ring, mint},
-    gate, request, rights,
+    gate, overriding, request, rights,
     rollback::{self, Where},
 };
 use tracing::Instrument;
@@ -20,6 +20,9 @@ use windlass_store::{Store, Tx, catalog, decisions, deployments};
 pub(crate) async fn next(store: &Store, id: DeploymentId) -> Result<Option<Vec<Ring>>, Error> {
     let mut read = store.read().await?;
     let Some(command) = decisions::queued(&mut read, id).await?.into_iter().next() else { return Ok(None) };
+    if matches!(command.verb, Verb::Override { .. }) && overriding::waits(&mut read, id).await? {
+        return Ok(None);
+    }
     let span = tracing::info_span!("decide", command = %command.id, deployment = %id);
     let span = telemetry::span_with_parent(span, command.trace.as_deref());
     Box::pin(decide(store, read, command, id)).instrument(span).await
@@ -185,6 +188,11 @@ async fn one(change: &mut Change, what: Whole<'_>) -> Result<Result<Deployment, 
                 return Ok(Err(why));
             }
             if let Some(why) = gate::marked(&mut change.tx, &d.project, &d.environment, &d.version).await? {
+                return Ok(Err(why));
+            }
+        }
+        Verb::Override { hosts, .. } => {
+            if let Some(why) = overriding::spoken(&mut change.tx, d, hosts).await? {
                 return Ok(Err(why));
             }
         }

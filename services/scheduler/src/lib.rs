@@ -10,6 +10,7 @@ mod change;
 mod decide;
 mod gate;
 mod gauges;
+mod overriding;
 mod planner;
 mod promotion;
 mod reconcile;

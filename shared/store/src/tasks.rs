@@ -262,8 +262,10 @@ pub struct Override {
     pub at: Timestamp,
 }
 
-/// Records an override; a second one for the same task changes nothing. Ring `subjects::work(pool)` after the commit.
-pub async fn insert_override(tx: &mut Tx, o: &Override) -> Result<(), Error> {
+/// Records an override of a task of this work; a second one for the same task changes nothing. Locks the work, as whoever takes a
+/// host's word does: one that commits later sees it. Ring `subjects::work(pool)` after the commit.
+pub async fn insert_override(tx: &mut Tx, work: WorkId, o: &Override) -> Result<(), Error> {
+    works::lock_desired(tx, work).await?;
     sql("INSERT INTO task_overrides (task_id, person, reason, at) VALUES ($1, $2, $3, $4) ON CONFLICT (task_id) DO NOTHING")
         .bind(o.task)
         .bind(&o.by)
@@ -272,6 +274,27 @@ pub async fn insert_override(tx: &mut Tx, o: &Override) -> Result<(), Error> {
         .execute(tx)
         .await
         .map(|_| ())
+}
+
+/// What a person said of this task while it was unknown.
+pub async fn override_of(tx: &mut Tx, task: TaskId) -> Result<Option<Override>, Error> {
+    let row: Option<(String, String, DateTime<Utc>)> =
+        sql("SELECT person, reason, at FROM task_overrides WHERE task_id = $1").bind(task).fetch_optional(tx).await?;
+    Ok(row.map(|(by, reason, at)| Override { task, by, reason, at }))
+}
+
+/// Main tasks of a work that goes on, which have ended: host, attempt and state. What they came to is told with the work's next
+/// result.
+pub async fn ended_untold(tx: &mut Tx, work: WorkId) -> Result<Vec<(String, u32, String)>, Error> {
+    let rows: Vec<(String, i64, String)> = sql("SELECT t.host, t.attempt, t.state FROM tasks t
+         JOIN work_claims c ON c.work_id = t.work_id
+         WHERE t.work_id = $1 AND t.segment = 0 AND c.phase <> 'settled'
+           AND t.state NOT IN ('pending', 'offered', 'granted', 'unknown') ORDER BY t.host")
+    .bind(work)
+    .fetch_all(tx)
+    .await?;
+    let attempt = |n: i64| u32::try_from(n).map_err(|_| Error::Unknown("tasks.attempt"));
+    rows.into_iter().map(|(host, n, state)| Ok((host, attempt(n)?, state))).collect()
 }
 
 /// Overrides whose task is still unknown.

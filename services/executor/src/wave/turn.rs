@@ -103,6 +103,8 @@ impl Wave {
         }
         // Timers look at it too: a turn that fails has heard the same.
         self.desired = desired;
+        let overridden = self.overridden(&mut tx, &inputs).await?;
+        inputs.splice(0..0, overridden);
         // Before a grant too: a stop that has committed is never passed by it, whoever has not been rung for yet.
         let accepts = inputs.iter().any(|i| matches!(i, Input::Said { say: Say::Accept { .. }, .. }));
         let fresh = fresh || accepts;
@@ -195,6 +197,19 @@ impl Wave {
         Ok(result.is_some())
     }
 
+    /// What people have said of unknown tasks whose hosts now say what became of them: that stands.
+    async fn overridden(&self, tx: &mut Tx, inputs: &[Input]) -> Result<Vec<Input>, Error> {
+        let mut words = Vec::new();
+        for input in inputs {
+            let Input::Said { task, say: Say::Result(_), .. } = input else { continue };
+            let unknown = self.board.tasks.get(task).is_some_and(|t| t.task.state == TaskState::Unknown);
+            if unknown && let Some(o) = tasks::override_of(tx, *task).await? {
+                words.push(Input::Override { task: *task, by: o.by, reason: o.reason });
+            }
+        }
+        Ok(words)
+    }
+
     /// Looks at the stored session before a host is called silent: another executor may have heard it.
     async fn still_due(&self, tx: &mut Tx, row: &StoredTask, now: Timestamp) -> Result<bool, Error> {
         let Some(agent) = row.task.agent.filter(|_| row.task.state == TaskState::Granted) else { return Ok(true) };
@@ -249,7 +264,11 @@ impl Wave {
             let again = |s: TaskState| self.board.wave.again && s == TaskState::Succeeded;
             if let Some(e) = earlier.iter().find(|e| !e.task.allows_next_attempt() && !again(e.task.state)) {
                 let state = e.task.state.as_str();
-                blocked = refused(&format!("attempt {} on this host is {state}", e.task.attempt));
+                let remedy = match e.task.state {
+                    TaskState::Succeeded => ": say so (`succeed`), or retry the whole wave to run it again",
+                    _ => "",
+                };
+                blocked = refused(&format!("attempt {} on this host is {state}{remedy}", e.task.attempt));
             }
         }
         let task = dispatch::fresh(TaskId(Uuid::now_v7()), h, agent);

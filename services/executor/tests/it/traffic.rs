@@ -244,7 +244,7 @@ async fn an_unknown_host_stays_off_until_it_speaks_or_a_person_does() {
             at: chrono::Utc::now(),
         };
         let mut tx = w.store.write().await.expect("tx");
-        tasks::insert_override(&mut tx, &o).await.expect("inserts");
+        tasks::insert_override(&mut tx, work, &o).await.expect("inserts");
         tx.commit().await.expect("commits");
         assert_eq!(w.outcomes(work, 3).await, [Succeeded, Failed]);
         assert_eq!(lb.state(1), "UP");

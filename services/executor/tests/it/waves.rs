@@ -4,6 +4,7 @@ use crate::{
     agent::instance,
     world::{SOON, World},
 };
+use std::time::Duration;
 use windlass_contracts::frames::{RefuseCode, UpBody};
 use windlass_domain::{
     task::ReportedOutcome,
@@ -281,6 +282,48 @@ async fn a_silent_host_is_unknown_until_its_own_journal_speaks() {
     }
 }
 
+/// The deployment counts with the override from its commit on, so what the host says later must not make it something else;
+/// whether an executor has come to the override or not, and whether its work goes on or is settled.
+#[tokio::test]
+async fn an_override_stands_whatever_its_host_says_later() {
+    let both = [databases().await, databases().await].into_iter().zip([false, true]);
+    for (db, goes_on) in both.flat_map(|(dbs, goes_on)| dbs.into_iter().map(move |db| (db, goes_on))) {
+        let mut w = World::new(db, 2, 2).await;
+        w.agent(0).lock().hang = true;
+        w.agent(1).lock().hang = goes_on;
+        w.start_agents();
+        let e = w
+            .executor_with(|s| {
+                s.executor.unknown_s = Duration::from_millis(900).into();
+                // No poll comes to the override.
+                s.poll_s = Duration::from_secs(600).into();
+                s.executor.lease_s = Duration::from_secs(1800).into();
+            })
+            .await;
+        let work = w.wave(2, 0, 1).await;
+        eventually(SOON, "h0 runs", async || (!w.agent(0).running().is_empty()).then_some(())).await;
+        w.agent(0).lock().deaf = true;
+        w.until_state(work, 0, "unknown").await;
+        if !goes_on {
+            assert_eq!(w.outcomes(work, 1).await, [Unknown, Succeeded]);
+        }
+        let task = w.task(work, 0).await;
+        let mut tx = w.store.write().await.expect("tx");
+        let o = tasks::Override { task, by: "ann".into(), reason: "looked".into(), at: chrono::Utc::now() };
+        tasks::insert_override(&mut tx, work, &o).await.expect("inserts");
+        tx.commit().await.expect("commits");
+        w.agent(0).lock().deaf = false;
+        w.agent(0).end_running(ReportedOutcome::Succeeded).await;
+        w.until_state(work, 0, "overridden").await;
+        if goes_on {
+            w.agent(1).end_running(ReportedOutcome::Succeeded).await;
+        }
+        let version = if goes_on { 1 } else { 2 };
+        assert_eq!(w.outcomes(work, version).await, [Failed, Succeeded]);
+        e.shut_down().await;
+    }
+}
+
 #[tokio::test]
 async fn another_journal_is_not_believed_about_what_it_never_held() {
     for db in databases().await {
@@ -305,7 +348,7 @@ async fn another_journal_is_not_believed_about_what_it_never_held() {
         // A person takes responsibility; then the next attempt may start, on the new journal.
         let mut tx = w.store.write().await.expect("tx");
         let o = tasks::Override { task, by: "ann".into(), reason: "looked".into(), at: chrono::Utc::now() };
-        tasks::insert_override(&mut tx, &o).await.expect("inserts");
+        tasks::insert_override(&mut tx, work, &o).await.expect("inserts");
         tx.commit().await.expect("commits");
         assert_eq!(w.outcomes(work, 2).await, [Failed]);
         w.agent(0).lock().hang = false;

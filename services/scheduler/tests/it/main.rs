@@ -5,6 +5,7 @@ mod cost;
 mod holds;
 mod marks;
 mod ordered;
+mod overriding;
 mod planning;
 mod reopen;
 mod rights;

@@ -24,7 +24,7 @@ use windlass_domain::{
 };
 use windlass_runtime::{Health, Settings};
 use windlass_store::{
-    artifacts, catalog, commands, deployments,
+    Tx, artifacts, catalog, commands, deployments,
     people::{self, Person},
     works,
 };
@@ -195,6 +195,18 @@ impl World {
     }
 
     pub(crate) async fn command(&self, actor: &str, deployment: DeploymentId, verb: Verb) -> CommandOutcome {
+        let tx = self.ctx.store.write().await.expect("tx");
+        self.command_with(tx, actor, deployment, verb).await
+    }
+
+    /// A command that is stored along with what this transaction holds already.
+    pub(crate) async fn command_with(
+        &self,
+        mut tx: Tx,
+        actor: &str,
+        deployment: DeploymentId,
+        verb: Verb,
+    ) -> CommandOutcome {
         let id = CommandId(Uuid::now_v7());
         let name = verb.name();
         let c = Command {
@@ -207,7 +219,6 @@ impl World {
             created_at: chrono::Utc::now(),
             trace: None,
         };
-        let mut tx = self.ctx.store.write().await.expect("tx");
         assert!(commands::insert(&mut tx, &c).await.expect("stored"));
         tx.commit().await.expect("commit");
         self.ctx.bus.ring(subjects::command(name), id.to_string()).await;

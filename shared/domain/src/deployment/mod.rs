@@ -501,6 +501,19 @@ impl Deployment {
         self.hosts().filter(|h| h.state == HostState::Unknown).map(|h| h.host.clone()).collect()
     }
 
+    /// The works whose results tell what became of unknown hosts, each with those hosts and their attempts.
+    pub fn unknown_works(&self) -> Vec<(WorkId, Vec<(&str, u32)>)> {
+        let mut found = Vec::new();
+        for w in self.rollouts().flat_map(|(_, r)| &r.waves) {
+            let silent = w.hosts.iter().filter(|h| h.state == HostState::Unknown);
+            let silent: Vec<(&str, u32)> = silent.map(|h| (h.host.as_str(), h.attempt)).collect();
+            if !silent.is_empty() {
+                found.extend(w.work.iter().chain(&w.earlier).map(|id| (*id, silent.clone())));
+            }
+        }
+        found
+    }
+
     /// The works of waves that run on some of these hosts, with those hosts.
     pub fn running_on<'a>(&self, hosts: &'a [String]) -> Vec<(WorkId, Vec<&'a str>)> {
         let named: BTreeMap<&str, &'a str> = hosts.iter().map(|h| (h.as_str(), h.as_str())).collect();

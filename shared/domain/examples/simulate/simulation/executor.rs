@@ -199,6 +199,13 @@ impl Sim {
         }
     }
 
+    /// What a person said of a task that is unknown comes before what its host says later.
+    pub(super) fn overridden(&self, task: TaskId) -> Option<TaskInput> {
+        let by = self.db.overrides.get(&task).filter(|_| !self.is(Plant::OverrideInTheDark))?;
+        let unknown = self.db.tasks.get(&task)?.task.state == TaskState::Unknown;
+        unknown.then(|| TaskInput::Override { by: by.who.clone(), reason: by.reason.clone() })
+    }
+
     /// A word about a task: to whoever drives its work; for a settled work it is taken at once.
     fn word(&mut self, e: usize, task: TaskId, input: TaskInput, from: Option<usize>) {
         let Some(row) = self.db.tasks.get(&task) else { return };
@@ -214,6 +221,7 @@ impl Sim {
         if how == Commit::Failed {
             return;
         }
+        let input = self.overridden(task).unwrap_or(input);
         let done = row_apply(&self.db.tasks[&task].task, input, clock);
         if let Ok(next) = done {
             let changed = next.state != self.db.tasks[&task].task.state;

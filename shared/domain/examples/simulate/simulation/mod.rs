@@ -42,7 +42,7 @@ const FAULTY: i64 = 240_000;
 /// When all has to be over, in milliseconds.
 const PATIENCE: i64 = 40_000_000;
 /// Faults are for the first part; a run that does not end is broken.
-const MOST_EVENTS: u64 = 60_000;
+const MOST_EVENTS: u64 = 240_000;
 
 /// What happens at a time.
 #[derive(Debug, Clone)]

@@ -3,7 +3,10 @@
 use super::{ENVIRONMENTS, HOSTS, Sim, agent::Offer, db::Dep};
 use std::collections::{BTreeMap, BTreeSet};
 use windlass_domain::{
-    deployment::{Bound, Deployment, Effect, HostState, Input, State, StepRunKind, WaitingOn},
+    deployment::{
+        Bound, Deployment, Effect, HostRun, HostState, Input, State, StepRun, StepRunKind, StepState, WaitingOn,
+    },
+    flow::Join,
     ids::TaskId,
     task::{Task, TaskState},
     work::{Desired, WorkSpec},
@@ -101,6 +104,9 @@ impl Sim {
         if let Some(wrong) = wrong {
             return self.oracle.broken(format!("{wrong}: {what}"));
         }
+        if was == TaskState::Unknown && is != TaskState::Overridden && self.db.overrides.contains_key(&id) {
+            return self.oracle.broken(format!("P5: {what} is {}, and a person had overridden it", is.as_str()));
+        }
         if was == TaskState::Offered && is == TaskState::Granted {
             let d = &self.db.deployments[row.dep].d;
             let work = self.db.works.get(&row.work);
@@ -160,6 +166,9 @@ impl Sim {
                 WorkSpec::Central(c) => (&c.step, vec![(String::new(), c.attempt)]),
                 WorkSpec::Probe(p) => (&p.step, vec![(format!("probes {}", p.wave), p.attempt)]),
             };
+            if let Some(wrong) = out_of_turn(before, d, step) {
+                return Some(wrong);
+            }
             for (host, attempt) in parts {
                 if !self.oracle.attempts.insert((dep, step.clone(), host.clone(), attempt)) {
                     return Some(format!("P2: attempt {attempt} of {step} {host} is used twice"));
@@ -171,9 +180,19 @@ impl Sim {
 
     fn wrong_hosts(&self, dep: Dep, before: &Deployment, d: &Deployment, input: &Input) -> Option<String> {
         let settled = matches!(input, Input::WorkSettled { .. });
+        let over = matches!(input, Input::Override { .. });
         for (s, was) in d.steps.iter().zip(&before.steps) {
             let (StepRunKind::Rollout(r), StepRunKind::Rollout(old)) = (&s.kind, &was.kind) else { continue };
             let hosts = r.waves.iter().flat_map(|w| &w.hosts).zip(old.waves.iter().flat_map(|w| &w.hosts));
+            let mut changed =
+                hosts.clone().filter(|(h, b)| over && b.state == HostState::Unknown && h.attempt == b.attempt);
+            let spoke = |h: &HostRun| {
+                let mut of = self.db.tasks.values().filter(|t| t.dep == dep && t.step == s.id && t.task.host == h.host);
+                of.any(|t| t.task.attempt == h.attempt && t.task.state.is_final())
+            };
+            if let Some((h, _)) = changed.find(|(h, _)| spoke(h)) {
+                return Some(format!("P5: {} is overridden at {}, and had said what became of it", h.host, s.id));
+            }
             for (h, b) in hosts.filter(|(h, b)| settled && h.state != b.state && h.state == HostState::Succeeded) {
                 let of = |(_, t): &(&TaskId, &super::db::TaskRow)| {
                     t.dep == dep && t.step == s.id && t.task.host == h.host && t.task.attempt == b.attempt
@@ -248,4 +267,27 @@ fn label(input: &Input) -> &'static str {
         Input::PlanChanged(_) => "a changed plan",
         other => windlass_domain::deployment::table::Verb::of(other).map_or("another deployment", |v| v.as_str()),
     }
+}
+
+/// A work of a step begins: what the step needs has to be over, and well. Hosts that go on have had their turn; what they
+/// needed then may be under repair beside them.
+fn out_of_turn(before: &Deployment, d: &Deployment, step: &str) -> Option<String> {
+    let fresh = |h: &HostRun| matches!(h.state, HostState::Waiting | HostState::AutoStopped | HostState::Excluded);
+    let went_on = |s: &StepRun| match &s.kind {
+        StepRunKind::Rollout(r) => r.waves.iter().flat_map(|w| &w.hosts).any(|h| !fresh(h)),
+        _ => false,
+    };
+    let (at, step) = d.steps.iter().enumerate().find(|(_, s)| s.id == step)?;
+    if before.steps.get(at).is_some_and(went_on) {
+        return None;
+    }
+    let mut needs = step.needs.iter().filter_map(|n| d.steps.iter().find(|s| s.id == *n));
+    let open = |s: &StepRun| matches!(s.state, StepState::Waiting | StepState::Running);
+    let well = |s: &StepRun| matches!(s.state, StepState::Succeeded | StepState::Skipped | StepState::NotTaken);
+    let wrong = match step.join {
+        Join::All => needs.find(|s| !well(s)),
+        Join::Done => needs.find(|s| open(s)),
+        Join::Any => needs.clone().all(|s| !well(s)).then(|| needs.next()).flatten(),
+    };
+    wrong.map(|n| format!("a work of {} begins, and {}, which it needs, is {:?}", step.id, n.id, n.state))
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use windlass_domain::{
     Timestamp,
     approval::{Approval, ApprovalRule, Decision},
-    deployment::{Deployment, Effect, Input, New, PlanFacts, Rollback, WaitingOn},
+    deployment::{Deployment, Effect, Input, New, PlanFacts, Rollback, State, WaitingOn},
     ids::{DeploymentId, WorkId},
     release::{ReleaseKind, RollbackMode},
 };
@@ -155,7 +155,8 @@ impl Sim {
             return Some(Input::Override { by, hosts: Vec::new(), reason });
         }
         let mends = |on: &WaitingOn| matches!(on, WaitingOn::Intervention { .. });
-        if self.dice.one_in(3) && d.waiting_on().iter().any(mends) {
+        let ended = matches!(d.state, State::Failed | State::Aborted) && self.dice.one_in(2);
+        if ended || self.dice.one_in(3) && d.waiting_on().iter().any(mends) {
             return Some(Input::Retry { by, hosts: Vec::new(), step: None, whole_wave: false });
         }
         Some(match self.dice.roll(32) {

@@ -15,6 +15,8 @@ pub(crate) enum Plant {
     AbortNotSeen,
     HoldNotSeen,
     StopNotSeen,
+    /// An override does not look whether the host has spoken, nor what a host says whether it was overridden.
+    OverrideInTheDark,
     /// A silent host counts as never started.
     SilenceIsNotStarted,
     /// What any journal of a host says is believed.
@@ -37,7 +39,7 @@ pub(crate) enum Plant {
 use Plant::*;
 
 impl Plant {
-    pub(crate) const ALL: [Plant; 16] = [
+    pub(crate) const ALL: [Plant; 17] = [
         NoVersionCheck,
         NoLock,
         LockFreedWithUnknown,
@@ -45,6 +47,7 @@ impl Plant {
         AbortNotSeen,
         HoldNotSeen,
         StopNotSeen,
+        OverrideInTheDark,
         SilenceIsNotStarted,
         AnyInstance,
         NoIntent,

@@ -66,21 +66,33 @@ impl Sim {
         self.at(5_000, Event::SchedulerPolls(s, life));
     }
 
-    /// The oldest command, else a result, else time.
+    /// The oldest command, else a result, else time. Only an override waits for what hosts have said themselves.
     fn move_of(&self, dep: Dep) -> Option<Move> {
-        if let Some(c) = self.db.commands.iter().position(|c| c.dep == dep && c.queued) {
-            return Some(Move::Command(c));
+        let command = self.db.commands.iter().position(|c| c.dep == dep && c.queued);
+        match command {
+            Some(c) if !self.waits_for_hosts(c) => return Some(Move::Command(c)),
+            _ => {}
         }
-        let fresh = |(id, w): (&WorkId, &WorkRow)| {
-            let result = w.result.clone().filter(|_| w.dep == dep && w.result_version > w.applied)?;
-            Some(Move::Result(*id, w.result_version, result))
-        };
-        if let Some(found) = self.db.works.iter().find_map(fresh) {
+        if let Some(found) = self.fresh_result(dep).or(command.map(Move::Command)) {
             return Some(found);
         }
         let row = &self.db.deployments[dep];
         let due = row.d.wake_at().is_some_and(|t| t <= self.clock());
         (due || self.may_lock(dep)).then_some(Move::Tick)
+    }
+
+    fn fresh_result(&self, dep: Dep) -> Option<Move> {
+        let fresh = |(id, w): (&WorkId, &WorkRow)| {
+            let result = w.result.clone().filter(|_| w.dep == dep && w.result_version > w.applied)?;
+            Some(Move::Result(*id, w.result_version, result))
+        };
+        self.db.works.iter().find_map(fresh)
+    }
+
+    fn waits_for_hosts(&self, command: usize) -> bool {
+        let c = &self.db.commands[command];
+        let over = matches!(c.input, Input::Override { .. }) && !self.is(Plant::OverrideInTheDark);
+        over && self.fresh_result(c.dep).is_some()
     }
 
     fn may_lock(&self, dep: Dep) -> bool {
@@ -148,6 +160,10 @@ impl Sim {
         match p.moves {
             Move::Command(c) => {
                 if self.db.commands[c].outcome.is_some() && !self.is(Plant::NoVersionCheck) {
+                    return;
+                }
+                if self.waits_for_hosts(c) {
+                    self.coverage.hit("fault", "a host speaks while it is overridden");
                     return;
                 }
                 let input = self.db.commands[c].input.clone();

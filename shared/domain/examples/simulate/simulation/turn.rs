@@ -308,6 +308,9 @@ impl Sim {
 
     fn take_words(&mut self, t: &mut Turn, said: Vec<(TaskId, Say)>) {
         for (id, say) in said {
+            if let Some(input) = self.overridden(id) {
+                let _ = t.apply(id, input, None);
+            }
             let input = match say {
                 Say::Started { instance } => TaskInput::Started { instance: self.believed(&id, instance).to_string() },
                 Say::Result { instance, report } => {
