@@ -353,11 +353,11 @@ impl Agent {
         match e {
             Event::Bell(task) => self.report_steps(task).await,
             Event::Ended(task) => {
-                self.report_steps(task).await?;
                 let found = self.look(task, true)?;
                 if matches!(found, Found::Alive) {
                     return Ok(());
                 }
+                // Steps that were not told of yet are in the report.
                 self.input(Input::Looked { task, found }).await?;
                 let frames = self.dispatch.report(task).map(|r| r.log_frames);
                 if let Some(l) = self.live.get_mut(&task) {

@@ -11,11 +11,12 @@ use std::{
     process::{Child, Command, Stdio},
     time::Duration,
 };
-use tokio::net::unix::pipe;
+use tokio::{net::unix::pipe, time::Instant};
 use windlass_domain::{ids::TaskId, secret::Secrets};
 
-/// One wake-up for all the doorbells within this time.
-const BELL_PAUSE: Duration = Duration::from_millis(10);
+/// One wake-up for all the doorbells within this time: what a short task has to say goes together, and the last of it with the
+/// result. Each frame costs the executor a signature, a message and a turn.
+const TOGETHER: Duration = Duration::from_millis(20);
 /// Written into the doorbell when the runner is gone.
 const END: u8 = 2;
 
@@ -30,17 +31,22 @@ impl Agent {
         let events = self.events.clone();
         self.bells.spawn(async move {
             let mut buf = [0; 4096];
-            while !events.is_closed() && bell.readable().await.is_ok() {
-                match bell.try_read(&mut buf) {
-                    Ok(0) => return,
-                    Ok(n) => {
-                        if buf[..n].contains(&END) || events.send(Event::Bell(task)).is_err() {
+            // Set by the first doorbell that nobody was told of.
+            let mut tell: Option<Instant> = None;
+            while !events.is_closed() {
+                tokio::select! {
+                    ready = bell.readable() => match ready.and_then(|()| bell.try_read(&mut buf)) {
+                        Ok(n) if n == 0 || buf[..n].contains(&END) => return,
+                        Ok(_) => tell = tell.or(Some(Instant::now() + TOGETHER)),
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(_) => return,
+                    },
+                    () = tokio::time::sleep_until(tell.unwrap_or_else(Instant::now)), if tell.is_some() => {
+                        tell = None;
+                        if events.send(Event::Bell(task)).is_err() {
                             return;
                         }
-                        tokio::time::sleep(BELL_PAUSE).await;
                     }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return,
                 }
             }
         });
