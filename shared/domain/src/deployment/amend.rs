@@ -1,7 +1,7 @@
 //! Other inputs for what has yet to run: a new plan of the same release, with the same steps, waves and hosts. Until its rules
 //! are met by approvals of its own digest nothing runs under it; what runs meanwhile keeps the plan it was made under.
 
-use super::{intervene::Scope, transition::Step, *};
+use super::{mend::Scope, transition::Step, *};
 use crate::approval::{self, Decision};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -13,6 +13,7 @@ mod facts;
 mod forced;
 mod graph;
 mod intervene;
+mod mend;
 mod probing;
 mod reopen;
 mod repeat;
@@ -25,7 +26,7 @@ mod transition;
 mod waiting;
 
 pub use counts::HostCounts;
-pub use intervene::Scope;
+pub use mend::Scope;
 pub use steps::{
     About, Ask, Choice, GatewayRun, HostRun, HostState, ProbeRun, RepeatRun, RolloutRun, StepRun, StepRunKind,
     StepState, Tries, WaveRun, WaveState,

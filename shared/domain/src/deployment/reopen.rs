@@ -2,7 +2,7 @@
 //! queues for its lock, keeps its plan and its approvals, and goes on at the failed steps of the failed hosts, within
 //! subflows too. What succeeded is never repeated.
 
-use super::{graph::Graph, intervene::Scope, transition::Step, *};
+use super::{graph::Graph, mend::Scope, transition::Step, *};
 use crate::flow::StepFailure;
 use serde_json::json;
 
