@@ -50,6 +50,8 @@ pub(crate) struct Board {
     pub(crate) tasks: BTreeMap<TaskId, StoredTask>,
     /// Hosts that may take no task now, and why.
     pub(crate) closed: BTreeMap<String, String>,
+    /// Hosts that a person locked, and why: what is offered there is not granted.
+    pub(crate) locked: BTreeMap<String, String>,
 }
 
 impl Board {
@@ -65,6 +67,7 @@ impl Board {
             carried: Carried::new(),
             tasks: BTreeMap::new(),
             closed: BTreeMap::new(),
+            locked: BTreeMap::new(),
         }
     }
 
@@ -276,11 +279,12 @@ fn settle_unstarted(
 pub(crate) const SERVICE: &str = "service:executor";
 
 fn accept(d: &mut Decision, board: &Board, desired: Desired, over: bool, id: TaskId, grant: Grant, now: Timestamp) {
-    let Some(state) = d.current(board, id).map(|t| t.state) else { return };
-    // The gate of I3: once an abort or a pause has committed, or the budget is used up, no offer becomes a grant. After a
-    // pause the offer is sent again, and the agent accepts again.
-    let stopped = d.current(board, id).is_some_and(|t| t.stop.is_some());
-    if desired != Desired::Run || stopped && !state.is_final() || (over && state == TaskState::Offered) {
+    let Some(task) = d.current(board, id) else { return };
+    let (state, stopped) = (task.state, task.stop.is_some());
+    // The gate of I3: once an abort, a pause or a lock of the host has committed, or the budget is used up, no offer becomes a
+    // grant. After a pause, and when the host is unlocked, the offer is sent again, and the agent accepts again.
+    let shut = over || board.locked.contains_key(&task.host);
+    if desired != Desired::Run || stopped && !state.is_final() || (shut && state == TaskState::Offered) {
         return;
     }
     match d.apply(board, id, TaskInput::Accepted(grant), SERVICE, None, now) {

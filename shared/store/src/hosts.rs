@@ -13,8 +13,12 @@ pub struct HostLock {
     pub locked_at: DateTime<Utc>,
 }
 
-/// Locks a host; a second lock replaces the first one's reason.
+/// Locks a host; a second lock replaces the first one's reason. Waits for the transactions that grant tasks ([`locks_at_grant`]):
+/// once it has committed, none that does not know of it grants anything.
 pub async fn lock(tx: &mut Tx, l: &HostLock) -> Result<(), Error> {
+    if tx.dialect() == Dialect::Postgres {
+        sql("SELECT pg_advisory_xact_lock($1)").bind(GRANTS).execute(tx).await?;
+    }
     sql("INSERT INTO host_locks (host, reason, locked_by, locked_at) VALUES ($1, $2, $3, $4)
          ON CONFLICT (host) DO UPDATE SET reason = excluded.reason, locked_by = excluded.locked_by, locked_at = excluded.locked_at")
     .bind(&l.host)
@@ -35,6 +39,14 @@ pub async fn locks(tx: &mut Tx) -> Result<BTreeMap<String, HostLock>, Error> {
     let rows: Vec<HostLock> =
         sql("SELECT host, reason, locked_by, locked_at FROM host_locks ORDER BY host").fetch_all(tx).await?;
     Ok(rows.into_iter().map(|l| (l.host.clone(), l)).collect())
+}
+
+/// All locks, by host; until this transaction ends, none is added. To be called before anything is granted.
+pub async fn locks_at_grant(tx: &mut Tx) -> Result<BTreeMap<String, HostLock>, Error> {
+    if tx.dialect() == Dialect::Postgres {
+        sql("SELECT pg_advisory_xact_lock_shared($1)").bind(GRANTS).execute(tx).await?;
+    }
+    locks(tx).await
 }
 
 /// Tasks that are offered to, or run on, each host, of every deployment.
@@ -58,8 +70,9 @@ pub async fn take_turn(tx: &mut Tx) -> Result<(), Error> {
     }
 }
 
-/// Any number that no other advisory lock of this database has.
+/// Any numbers that no other advisory lock of this database has.
 const OFFERS: i64 = 0x77_69_6e_64_6f_66;
+const GRANTS: i64 = 0x77_69_6e_64_67_72;
 
 /// How many tasks at once hosts take that say so.
 pub async fn limits(tx: &mut Tx) -> Result<BTreeMap<String, u32>, Error> {

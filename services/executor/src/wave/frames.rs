@@ -123,7 +123,7 @@ impl Wave {
             spec,
             proof,
             approvals: view.approvals.clone(),
-            not_after: self.offered_since(row.task.offered_at.unwrap_or_else(chrono::Utc::now)) + timeout,
+            not_after: self.offered_since(&row.task) + timeout,
             trace: self.trace.clone(),
         };
         self.shared.send(agent, Some(instance), DownBody::Offer(Box::new(offer))).await;

@@ -1,5 +1,5 @@
 //! Which hosts may take no task now: locked by a person, or busy with as many tasks as they take at once. A task of such a
-//! host waits, pending, for at most `executor.host_wait_s`.
+//! host waits, pending, for at most `executor.host_wait_s`; so does one that was offered when its host was locked.
 //!
 //! How long it waited is this process's memory: after a takeover the time begins anew, once for each takeover.
 
@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use windlass_domain::{catalog::DEFAULT_MAX_TASKS, ids::TaskId, work::FailureClass};
+use windlass_domain::{Timestamp, catalog::DEFAULT_MAX_TASKS, ids::TaskId, work::FailureClass};
 use windlass_store::{Error, Tx, hosts};
 
 /// Limits of hosts are read again after this long.
@@ -24,6 +24,19 @@ struct State {
     read_at: Option<Instant>,
     /// Since when each pending task has been held back.
     held: HashMap<TaskId, Instant>,
+    /// Offered tasks whose host was locked meanwhile.
+    ungranted: HashMap<TaskId, Ungranted>,
+}
+
+/// An offer that was not granted because its host was locked.
+#[derive(Debug, Clone)]
+pub(super) struct Ungranted {
+    /// First seen.
+    pub(super) since: Timestamp,
+    /// Last seen: from then on the agent has its time to take the offer.
+    pub(super) until: Timestamp,
+    /// It is locked still, as far as is known.
+    pub(super) why: Option<String>,
 }
 
 impl Gate {
@@ -68,6 +81,40 @@ impl Gate {
             }
         }
         Ok(closed)
+    }
+
+    /// The hosts of offered tasks that are locked, with why. From here to the end of the transaction no lock is added.
+    pub(super) async fn locked(
+        &self,
+        tx: &mut Tx,
+        offered: &[(TaskId, &str)],
+        now: Timestamp,
+    ) -> Result<BTreeMap<String, String>, Error> {
+        let locks = hosts::locks_at_grant(tx).await?;
+        let mut locked = BTreeMap::new();
+        let mut state = self.state();
+        state.ungranted.retain(|id, _| offered.iter().any(|(t, _)| t == id));
+        for (id, host) in offered {
+            let why = locks.get(*host).map(|l| format!("host {host} is locked by {}: {}", l.locked_by, l.reason));
+            match (why, state.ungranted.get_mut(id)) {
+                (Some(why), Some(u)) => (u.until, u.why) = (now, Some(why.clone())),
+                (Some(why), None) => {
+                    state.ungranted.insert(*id, Ungranted { since: now, until: now, why: Some(why) });
+                }
+                (None, Some(u)) => u.why = None,
+                (None, None) => {}
+            }
+        }
+        for (id, host) in offered {
+            if let Some(why) = state.ungranted.get(id).and_then(|u| u.why.clone()) {
+                locked.insert((*host).to_owned(), why);
+            }
+        }
+        Ok(locked)
+    }
+
+    pub(super) fn ungranted(&self, task: TaskId) -> Option<Ungranted> {
+        self.state().ungranted.get(&task).cloned()
     }
 
     /// The pending tasks that have waited for their host as long as they may.

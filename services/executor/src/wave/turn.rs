@@ -15,7 +15,7 @@ use windlass_domain::{
     deployment::By,
     event::Severity,
     ids::TaskId,
-    task::{Refusal, TaskState},
+    task::{Refusal, Task, TaskState},
     work::{Desired, FailureClass, WaveHost, WorkResult},
 };
 use windlass_store::{
@@ -23,6 +23,10 @@ use windlass_store::{
     tasks::{self, StoredTask},
     works,
 };
+
+fn over(since: Timestamp, limit: Duration, now: Timestamp) -> bool {
+    (now - since).to_std().is_ok_and(|d| d >= limit)
+}
 
 impl Wave {
     pub(super) fn anything_due(&self) -> bool {
@@ -32,30 +36,11 @@ impl Wave {
 
     /// What the passing of time does to a task.
     fn overdue(&self, row: &StoredTask, now: Timestamp) -> Option<Input> {
-        let settings = &self.shared.ctx.settings.executor;
         let t = &row.task;
-        let over = |since: Timestamp, limit: Duration| (now - since).to_std().is_ok_and(|d| d >= limit);
         let seen = t.agent.and_then(|a| self.shared.directory.seen(a));
         match t.state {
             TaskState::Offered if self.desired == Desired::Hold => None,
-            TaskState::Offered if over(self.offered_since(t.offered_at?), settings.offer_timeout_s.get()) => {
-                if let Some(why) = self.grants.why(t.id) {
-                    let reason = format!("not started: {why}");
-                    return Some(Input::TimedOut { task: t.id, reason, class: FailureClass::Refused });
-                }
-                let quiet = seen.is_none_or(|s| over(s.at, settings.suspect_s.get()));
-                let reason = if let Some(why) = self.shared.ssh.error(&t.host).filter(|_| quiet) {
-                    format!("host {} is not reachable over SSH: {why}", t.host)
-                } else if quiet {
-                    format!(
-                        "host {} is not reachable: its agent has not been heard; check `windlass-agent` there",
-                        t.host
-                    )
-                } else {
-                    format!("the agent of host {} did not take the task in time", t.host)
-                };
-                Some(Input::TimedOut { task: t.id, reason, class: FailureClass::Unreachable })
-            }
+            TaskState::Offered => self.offer_overdue(t, now),
             TaskState::Granted => {
                 // A revoked agent is not seen any more, whatever it sends.
                 if seen.as_ref().zip(t.granted.as_ref()).is_some_and(|(s, g)| g.instance != s.instance) {
@@ -66,7 +51,7 @@ impl Wave {
                     return Some(Input::Silent { task: t.id, reason });
                 }
                 let since = seen.map_or(self.listening_since, |s| s.at).max(t.granted_at?).max(self.listening_since);
-                over(since, settings.unknown_s.get()).then(|| Input::Silent {
+                over(since, self.shared.ctx.settings.executor.unknown_s.get(), now).then(|| Input::Silent {
                     task: t.id,
                     reason: format!(
                         "host {} has been silent since {}; it may have run, may still run",
@@ -79,9 +64,37 @@ impl Wave {
         }
     }
 
-    /// Since when an offer can have been taken: not before we listened, nor in a pause.
-    pub(super) fn offered_since(&self, offered_at: Timestamp) -> Timestamp {
-        offered_at.max(self.listening_since).max(self.released.unwrap_or(offered_at))
+    /// Nobody took the offer in time, or the host stays locked.
+    fn offer_overdue(&self, t: &Task, now: Timestamp) -> Option<Input> {
+        let settings = &self.shared.ctx.settings.executor;
+        let refused = |reason| Some(Input::TimedOut { task: t.id, reason, class: FailureClass::Refused });
+        if let Some((since, why)) = self.gate.ungranted(t.id).and_then(|u| Some((u.since, u.why?))) {
+            let limit = settings.host_wait_s.get();
+            let reason = format!("not started: {why}; it was waited for {} s", limit.as_secs());
+            return if over(since, limit, now) { refused(reason) } else { None };
+        }
+        if !over(self.offered_since(t), settings.offer_timeout_s.get(), now) {
+            return None;
+        }
+        if let Some(why) = self.grants.why(t.id) {
+            return refused(format!("not started: {why}"));
+        }
+        let seen = t.agent.and_then(|a| self.shared.directory.seen(a));
+        let quiet = seen.is_none_or(|s| over(s.at, settings.suspect_s.get(), now));
+        let reason = if let Some(why) = self.shared.ssh.error(&t.host).filter(|_| quiet) {
+            format!("host {} is not reachable over SSH: {why}", t.host)
+        } else if quiet {
+            format!("host {} is not reachable: its agent has not been heard; check `windlass-agent` there", t.host)
+        } else {
+            format!("the agent of host {} did not take the task in time", t.host)
+        };
+        Some(Input::TimedOut { task: t.id, reason, class: FailureClass::Unreachable })
+    }
+
+    /// Since when an offer can have been taken: not before we listened, nor in a pause, nor while its host was locked.
+    pub(super) fn offered_since(&self, t: &Task) -> Timestamp {
+        let unlocked = self.gate.ungranted(t.id).map(|u| u.until);
+        t.offered_at.into_iter().chain(self.released).chain(unlocked).fold(self.listening_since, Timestamp::max)
     }
 
     /// One transaction. `fresh`: look for words of people. `true`: all is settled.
@@ -117,6 +130,7 @@ impl Wave {
                 }
             }
         }
+        self.look_at_locks(&mut tx, accepts || overdue || fresh, now).await?;
         for row in self.board.tasks.values().filter(|_| overdue) {
             if let Some(due) = self.overdue(row, now)
                 && self.still_due(&mut tx, row, now).await?
@@ -208,6 +222,16 @@ impl Wave {
             }
         }
         Ok(words)
+    }
+
+    /// Whose hosts were locked after their task was offered. Before a grant nobody may be missed.
+    async fn look_at_locks(&mut self, tx: &mut Tx, look: bool, now: Timestamp) -> Result<(), Error> {
+        let offered = self.board.tasks.values().filter(|t| t.task.state == TaskState::Offered);
+        let offered: Vec<(TaskId, &str)> = offered.map(|t| (t.task.id, t.task.host.as_str())).collect();
+        if look && !offered.is_empty() {
+            self.board.locked = self.gate.locked(tx, &offered, now).await?;
+        }
+        Ok(())
     }
 
     /// Looks at the stored session before a host is called silent: another executor may have heard it.

@@ -2,17 +2,23 @@
 
 use crate::world::{SOON, World};
 use std::time::Duration;
+use windlass_contracts::frames::RefuseCode;
 use windlass_domain::{
     catalog::{Host, Item},
     ids::TaskId,
     task::TaskState,
     work::Outcome::*,
 };
-use windlass_store::{catalog, hosts, sql, tasks};
-use windlass_testkit::databases;
+use windlass_runtime::Settings;
+use windlass_store::{Store, catalog, hosts, sql, tasks};
+use windlass_testkit::{databases, eventually};
 
 async fn lock(w: &World, host: &str) {
-    let mut tx = w.store.write().await.expect("begins");
+    lock_in(&w.store, host).await;
+}
+
+async fn lock_in(store: &Store, host: &str) {
+    let mut tx = store.write().await.expect("begins");
     let l = hosts::HostLock {
         host: host.into(),
         reason: "disk swap".into(),
@@ -55,6 +61,61 @@ async fn a_host_that_stays_locked_is_not_started_and_the_reason_says_so() {
         assert!(reason.contains("locked by ann: disk swap"), "{reason}");
         assert_eq!(w.starts(), 0);
         e.shut_down().await;
+    }
+}
+
+/// An offer that a host takes only when it is back, and a person locked it meanwhile.
+#[tokio::test]
+async fn what_was_offered_is_not_granted_on_a_locked_host() {
+    let brief = |s: &mut Settings, wait: u64| {
+        s.executor.offer_timeout_s = Duration::from_millis(700).into();
+        s.executor.host_wait_s = Duration::from_millis(wait).into();
+    };
+    for unlocks in [false, true] {
+        for db in databases().await {
+            let mut w = World::new(db, 1, 1).await;
+            w.agent(0).lock().refuse = Some(RefuseCode::Busy);
+            w.start_agents();
+            let e = w.executor_with(|s| brief(s, if unlocks { 60_000 } else { 2_000 })).await;
+            let work = w.wave(1, 0, 1).await;
+            w.until_state(work, 0, "offered").await;
+            lock(&w, "h0").await;
+            w.agent(0).lock().refuse = None;
+            if unlocks {
+                let offered = w.tasks(work).await[0].task.offered_at.expect("it is offered");
+                eventually(SOON, "the offer's time would be up", async || {
+                    (chrono::Utc::now() - offered > chrono::Duration::seconds(1)).then_some(())
+                })
+                .await;
+                assert_eq!(w.state(work, 0).await, Some("offered"));
+                let mut tx = w.store.write().await.expect("begins");
+                assert!(hosts::unlock(&mut tx, "h0").await.expect("unlocks"));
+                tx.commit().await.expect("commits");
+                assert_eq!(w.outcomes(work, 1).await, [Succeeded]);
+            } else {
+                assert_eq!(w.outcomes(work, 1).await, [NotStarted]);
+                let reason = w.tasks(work).await[0].task.reason.clone().unwrap_or_default();
+                assert!(reason.contains("locked by ann: disk swap"), "{reason}");
+                assert_eq!(w.starts(), 0);
+            }
+            e.shut_down().await;
+        }
+    }
+}
+
+/// Else a grant that had looked before the lock could be made after the lock was answered with yes.
+#[tokio::test]
+async fn a_lock_waits_for_grants_under_way() {
+    for db in databases().await {
+        let w = World::new(db, 1, 1).await;
+        let mut grant = w.store.write().await.expect("begins");
+        assert!(hosts::locks_at_grant(&mut grant).await.expect("reads").is_empty());
+        let store = w.store.clone();
+        let mut locking = tokio::spawn(async move { lock_in(&store, "h0").await });
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut locking).await;
+        assert!(early.is_err(), "it did not wait");
+        grant.commit().await.expect("commits");
+        tokio::time::timeout(SOON, locking).await.expect("it goes on").expect("it locks");
     }
 }
 

@@ -70,8 +70,8 @@ fn offers(s: &Snapshot, open: &[&TaskNow], found: &mut Vec<Finding>) {
     let late: Vec<&&TaskNow> = open
         .iter()
         .filter(|t| t.state == TaskState::Offered && t.offered_at.is_some_and(|at| s.is_late(at)))
-        // A silent agent is a finding of its own.
-        .filter(|t| agent(s, &t.host).is_none())
+        // A silent agent and a locked host are findings of their own.
+        .filter(|t| agent(s, &t.host).is_none() && s.hosts.get(&t.host).is_none_or(|h| h.lock.is_none()))
         .collect();
     if late.is_empty() {
         return;
@@ -90,13 +90,14 @@ fn offers(s: &Snapshot, open: &[&TaskNow], found: &mut Vec<Finding>) {
 /// Hosts that may take no task now.
 fn gates(s: &Snapshot, open: &[&TaskNow], found: &mut Vec<Finding>) {
     let (mut locked, mut busy) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
-    for t in open.iter().filter(|t| t.state == TaskState::Pending) {
+    for t in open.iter().filter(|t| matches!(t.state, TaskState::Pending | TaskState::Offered)) {
         let Some(h) = s.hosts.get(&t.host) else { continue };
         let n: u32 = h.busy.iter().map(|(_, n)| n).sum();
+        // What is offered is not granted under a lock; its place among the host's tasks it has.
         if let Some(l) = &h.lock {
             locked.0.push(t.host.as_str());
             locked.1.push(fact(format!("{}: locked by {}: {}", t.host, l.who, l.reason), Some(l.at)));
-        } else if n >= h.max_tasks {
+        } else if t.state == TaskState::Pending && n >= h.max_tasks {
             let whose = |(d, n): &(Option<_>, u32)| match d {
                 Some(d) if *d == s.deployment.id => format!("{n} of this deployment"),
                 Some(d) => format!("{n} of deployment {d}"),
