@@ -155,8 +155,10 @@ pub(crate) async fn get(call: Call) -> Answer {
 /// Tasks that wait for their host are told with what holds it: a lock, or other tasks.
 async fn waits_for_hosts(tx: &mut Tx, detail: &mut body::DeploymentDetail) -> Result<(), Fail> {
     let running = detail.steps.iter_mut().flat_map(|s| &mut s.waves).filter(|w| w.state == "running");
-    let pending = |h: &&mut body::HostRun| h.task.as_ref().is_some_and(|t| t.state == "pending");
-    let mut waiting: Vec<&mut body::HostRun> = running.flat_map(|w| &mut w.hosts).filter(pending).collect();
+    let stands = |h: &body::HostRun, state: &str| h.task.as_ref().is_some_and(|t| t.state == state);
+    // What is offered has its place on the host, but is not granted under a lock.
+    let waits = |h: &&mut body::HostRun| stands(h, "pending") || stands(h, "offered");
+    let mut waiting: Vec<&mut body::HostRun> = running.flat_map(|w| &mut w.hosts).filter(waits).collect();
     if waiting.is_empty() {
         return Ok(());
     }
@@ -168,7 +170,9 @@ async fn waits_for_hosts(tx: &mut Tx, detail: &mut body::DeploymentDetail) -> Re
         );
         let why = match locks.get(&h.host) {
             Some(l) => format!("host {} is locked by {}: {}", h.host, l.locked_by, l.reason),
-            None if n >= limit => format!("host {} is busy with {n} tasks, and takes {limit} at once", h.host),
+            None if n >= limit && stands(h, "pending") => {
+                format!("host {} is busy with {n} tasks, and takes {limit} at once", h.host)
+            }
             None => continue,
         };
         let data = value!({ "hosts": [&h.host], "reason": why });
