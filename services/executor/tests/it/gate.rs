@@ -5,7 +5,7 @@ use std::time::Duration;
 use windlass_contracts::frames::RefuseCode;
 use windlass_domain::{
     catalog::{Host, Item},
-    ids::TaskId,
+    ids::{TaskId, WorkId},
     task::TaskState,
     work::Outcome::*,
 };
@@ -29,6 +29,20 @@ async fn lock_in(store: &Store, host: &str) {
     tx.commit().await.expect("commits");
 }
 
+async fn unlock(w: &World, host: &str) {
+    let mut tx = w.store.write().await.expect("begins");
+    assert!(hosts::unlock(&mut tx, host).await.expect("unlocks"));
+    tx.commit().await.expect("commits");
+}
+
+/// The one host of this work was locked too long.
+async fn never_started(w: &World, work: WorkId) {
+    assert_eq!(w.outcomes(work, 1).await, [NotStarted]);
+    let reason = w.tasks(work).await[0].task.reason.clone().unwrap_or_default();
+    assert!(reason.contains("locked by ann: disk swap"), "{reason}");
+    assert_eq!(w.starts(), 0);
+}
+
 #[tokio::test]
 async fn a_locked_host_waits_until_it_is_unlocked() {
     for db in databases().await {
@@ -39,9 +53,7 @@ async fn a_locked_host_waits_until_it_is_unlocked() {
         let work = w.wave(2, 0, 0).await;
         w.until_state(work, 1, "succeeded").await;
         assert_eq!(w.state(work, 0).await, Some("pending"), "the other one did not wait for it");
-        let mut tx = w.store.write().await.expect("begins");
-        assert!(hosts::unlock(&mut tx, "h0").await.expect("unlocks"));
-        tx.commit().await.expect("commits");
+        unlock(&w, "h0").await;
         assert_eq!(w.outcomes(work, 1).await, [Succeeded, Succeeded]);
         w.assert_single_starts();
         e.shut_down().await;
@@ -56,10 +68,7 @@ async fn a_host_that_stays_locked_is_not_started_and_the_reason_says_so() {
         lock(&w, "h0").await;
         let e = w.executor_with(|s| s.executor.host_wait_s = Duration::from_millis(300).into()).await;
         let work = w.wave(1, 0, 1).await;
-        assert_eq!(w.outcomes(work, 1).await, [NotStarted]);
-        let reason = w.tasks(work).await[0].task.reason.clone().unwrap_or_default();
-        assert!(reason.contains("locked by ann: disk swap"), "{reason}");
-        assert_eq!(w.starts(), 0);
+        never_started(&w, work).await;
         e.shut_down().await;
     }
 }
@@ -88,15 +97,10 @@ async fn what_was_offered_is_not_granted_on_a_locked_host() {
                 })
                 .await;
                 assert_eq!(w.state(work, 0).await, Some("offered"));
-                let mut tx = w.store.write().await.expect("begins");
-                assert!(hosts::unlock(&mut tx, "h0").await.expect("unlocks"));
-                tx.commit().await.expect("commits");
+                unlock(&w, "h0").await;
                 assert_eq!(w.outcomes(work, 1).await, [Succeeded]);
             } else {
-                assert_eq!(w.outcomes(work, 1).await, [NotStarted]);
-                let reason = w.tasks(work).await[0].task.reason.clone().unwrap_or_default();
-                assert!(reason.contains("locked by ann: disk swap"), "{reason}");
-                assert_eq!(w.starts(), 0);
+                never_started(&w, work).await;
             }
             e.shut_down().await;
         }
