@@ -160,7 +160,7 @@ impl Step<'_> {
         let mut within = leaves.unwrap_or_default();
         // What `any` or `done` went on from has had its effect: it is not run again.
         within.retain(|w| self.d.steps[*w].state != StepState::Failed || !graph.is_joined_over(&self.d, *w));
-        within.into_iter().for_each(|w| self.d.steps[w].resume());
+        within.into_iter().for_each(|w| self.d.steps[w].resume(scope));
     }
 }
 

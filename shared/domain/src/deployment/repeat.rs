@@ -1,7 +1,7 @@
 //! Repeats: a step that ended well runs again until its expression is true. A repeated subflow runs all its steps again;
 //! attempt numbers go on growing, so that no attempt is ever used twice.
 
-use super::{transition::Step, *};
+use super::{mend::Scope, transition::Step, *};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -156,7 +156,7 @@ impl StepRun {
 
 impl StepRun {
     /// Of a subflow that failed and is retried: what failed or was held up by that goes on; what is done stays done.
-    pub(super) fn resume(&mut self) {
+    pub(super) fn resume(&mut self, scope: &Scope) {
         if !matches!(self.state, StepState::Failed | StepState::Stopped) {
             return;
         }
@@ -165,16 +165,8 @@ impl StepRun {
         if let Some(r) = self.repeat.as_mut().filter(|r| r.runs >= r.max) {
             r.runs = 0;
         }
-        let StepRunKind::Rollout(r) = &mut self.kind else { return };
-        for w in r.waves.iter_mut().filter(|w| matches!(w.state, WaveState::Failed | WaveState::Stopped)) {
-            w.state = WaveState::Waiting;
-            for h in &mut w.hosts {
-                if matches!(h.state, HostState::Failed | HostState::HandStopped | HostState::NotStarted) {
-                    h.start_at = h.resume_at();
-                    h.state = HostState::Waiting;
-                    h.retried = 0;
-                }
-            }
+        if let StepRunKind::Rollout(r) = &mut self.kind {
+            r.take_up(scope, true);
         }
     }
 }

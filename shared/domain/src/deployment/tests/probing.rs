@@ -1,6 +1,11 @@
 //! Probes: when a wave is looked at, and what its verdict leads to.
 
-use super::{rollout::*, verbs::events, *};
+use super::{
+    graph::{enter, leave},
+    rollout::*,
+    verbs::events,
+    *,
+};
 use crate::flow::{Inconclusive, StepFailure};
 use crate::work::Verdict;
 
@@ -162,4 +167,22 @@ fn hosts_that_run_again_are_looked_at_again() {
     assert_eq!((p.attempt, p.hosts.len()), (2, 2));
     w.looked(Verdict::Success, "");
     assert_eq!(w.d.state, State::Succeeded);
+}
+
+/// The subflow failed because of the probes, and its hosts were within the budget: they are not asked again.
+#[test]
+fn a_subflow_that_failed_by_probes_looks_again_and_runs_nothing_again() {
+    let mut go = probed(rollout("sub/go", &["sub/enter"], &[&["a", "b"]], 1, Confirm::None, 60), Inconclusive::Ask);
+    go.on_failure = Some(StepFailure::Continue);
+    let steps = vec![enter("sub", &[]), go, leave("sub", &["sub/go"]), central("x", &["sub"])];
+    let mut w = World::running(facts(steps, 0));
+    w.settle_wave(&[failed("b")]);
+    w.looked(Verdict::Fail, "errors");
+    assert_eq!((w.state("sub/go"), w.state("sub")), (StepState::Failed, StepState::Failed));
+    w.retry(&[]);
+    let p = w.probe_work();
+    assert_eq!((p.attempt, p.hosts.as_slice()), (2, &["a".to_owned()][..]));
+    assert_eq!((w.host("b").state, w.host("b").attempt), (HostState::Failed, 1));
+    w.looked(Verdict::Success, "");
+    assert_eq!(w.open(), ["x"]);
 }
