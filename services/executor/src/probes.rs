@@ -45,10 +45,17 @@ pub(crate) async fn drive(
     bell: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), Stop> {
-    let control = Control::default();
+    let control = Control::of_a_look();
     let (shared, claim, probe) = (&shared, &claim, &probe);
-    // What runs on hosts is ended first when the deployment is aborted.
-    let run = || Box::pin(async { looks(shared, claim, probe, &control.abort).await.map(Ok) });
+    let run = || {
+        Box::pin(async {
+            if let Err(error) = single::until_it_may_begin(shared, claim.work.id, &control).await {
+                return Ok(Err(error));
+            }
+            // What runs on hosts is ended first when the deployment is aborted.
+            looks(shared, claim, probe, &control.abort).await.map(Ok)
+        })
+    };
     let settle = |result: WorkResult| async move { settle(shared, claim, probe, &result).await };
     single::drive(shared, claim, &control, &bell, &stop, run, settle).await
 }
@@ -97,6 +104,10 @@ async fn looks(
     let mut standings = Standing::of_all(&probes);
     let every = Duration::from_secs(probes.every_s.max(1).into());
     loop {
+        if abort.is_cancelled() {
+            end(shared, claim, &view, probe).await?;
+            return Ok(aborted(standings));
+        }
         let started = Instant::now();
         let looked = look(shared, claim, &view, probe, &probes, abort).await?;
         if abort.is_cancelled() {
@@ -149,6 +160,7 @@ async fn look(
     for p in &probes.central {
         questions.push(Box::pin(async move {
             tokio::select! {
+                biased;
                 () = abort.cancelled() => (p.id.clone(), Looked::nothing("stopped: the deployment was aborted")),
                 said = ask(shared, claim, probe, p) => (p.id.clone(), said),
             }

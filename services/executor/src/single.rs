@@ -2,7 +2,13 @@
 //! own (`wave`); what is the same for both is the lease.
 
 use crate::{error::Stop, lease::Lease, shared::Shared};
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use windlass_contracts::subjects;
@@ -19,6 +25,46 @@ pub(crate) struct Control {
     pub(crate) abort: CancellationToken,
     /// There may be something new for the work in the database.
     pub(crate) wake: Notify,
+    /// It was let begin, here or, as far as anybody knows, by an executor before this one.
+    begun: AtomicBool,
+}
+
+impl Control {
+    /// Of a work that was taken over it is not known whether it has begun.
+    pub(crate) fn of(claim: &Claim) -> Control {
+        Control { begun: AtomicBool::new(claim.takeover), ..Control::default() }
+    }
+
+    /// Of what a pause does not hold up: it only looks.
+    pub(crate) fn of_a_look() -> Control {
+        Control { begun: AtomicBool::new(true), ..Control::default() }
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+}
+
+/// Waits until the work may begin, or go on after a takeover, which a pause does not hold up. Returns with `abort` cancelled when
+/// the deployment was aborted: however long nobody took the work, nothing of it begins after that.
+pub(crate) async fn until_it_may_begin(shared: &Shared, work: WorkId, control: &Control) -> Result<(), Error> {
+    loop {
+        match works::desired_now(&mut shared.ctx.store.read().await?, work).await? {
+            Some(Desired::Abort) => {
+                control.abort.cancel();
+                return Ok(());
+            }
+            Some(Desired::Hold) if !control.has_begun() => {}
+            Some(Desired::Hold | Desired::Run) | None => {
+                control.begun.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+        }
+        tokio::select! {
+            () = control.wake.notified() => {}
+            () = tokio::time::sleep(shared.ctx.settings.poll_s.get()) => {}
+        }
+    }
 }
 
 /// Runs `run` to its end, again where the database failed it, and stores what came of it with `settle`. Ends early when

@@ -183,6 +183,41 @@ async fn notify_is_said_once_and_wait_waits_until_aborted() {
     }
 }
 
+/// Nobody took the work for a while, and meanwhile a person spoke: after an abort nothing of it begins, under a pause it waits.
+#[tokio::test]
+async fn a_step_that_nobody_had_taken_does_not_begin_past_an_abort_or_a_pause() {
+    for db in databases().await {
+        let (url, asked) = server(|_| http(200, "")).await;
+        let post = || ("http.request", serde_json::json!({ "method": "POST", "url": url }));
+        let w = World::with_central(db, 1, 0, vec![post(), post()]).await;
+        let held = w.central("c0").await;
+        w.hold(held, true).await;
+        let e = w.executor().await;
+        eventually(SOON, "claimed", async || {
+            let c = windlass_store::works::claim_state(&mut w.store.read().await.ok()?, held).await.ok()??;
+            (c.phase == "running").then_some(())
+        })
+        .await;
+        let early = tokio::time::timeout(Duration::from_millis(1_000), w.result(held, 1)).await;
+        assert!(early.is_err() && asked.lock().expect("lock").is_empty(), "it began under a pause");
+        w.hold(held, false).await;
+        let WorkResult::Central { succeeded, .. } = w.result(held, 1).await else { panic!("central") };
+        assert!(succeeded && asked.lock().expect("lock").len() == 1);
+        e.shut_down().await;
+
+        for _ in 0..5 {
+            let aborted = w.central("c1").await;
+            w.abort().await;
+            let e = w.executor().await;
+            let WorkResult::Central { reason, class, .. } = w.result(aborted, 1).await else { panic!("central") };
+            assert_eq!(reason.as_deref(), Some("not started: the deployment was aborted"));
+            assert_eq!(class, Some(windlass_domain::work::FailureClass::Stopped));
+            e.shut_down().await;
+        }
+        assert_eq!(asked.lock().expect("lock").len(), 1, "it was asked after the abort");
+    }
+}
+
 #[tokio::test]
 async fn prometheus_is_asked_for_a_number() {
     for db in databases().await {
