@@ -14,7 +14,12 @@ use actix_web::{
 };
 use bytes::BytesMut;
 use futures::{StreamExt, future::LocalBoxFuture};
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tracing::Instrument;
 use windlass_domain::{
     access::Permission,
@@ -26,6 +31,10 @@ use windlass_store::{Tx, bundles, catalog, commands, deployments};
 
 /// How long a client may take to send a body.
 const BODY_WAIT: Duration = Duration::from_secs(30);
+
+/// A body that took longer than this to arrive came from somebody whose rights are looked at once more: whoever was sent away
+/// meanwhile could hold a request open, and finish it afterwards.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +53,17 @@ pub enum Access {
     Token,
     /// This permission on what the path names.
     May(Permission, On),
+}
+
+impl Access {
+    /// What a token must allow; `None`: it only has to work.
+    fn wanted(self) -> Option<(Permission, On)> {
+        match self {
+            Access::Local(p) => Some((p, On::Global)),
+            Access::May(p, on) => Some((p, on)),
+            Access::Public | Access::Signature | Access::EnrollToken | Access::CallbackToken | Access::Token => None,
+        }
+    }
 }
 
 /// What a permission is asked on.
@@ -141,7 +161,7 @@ async fn answer(route: Route, req: HttpRequest, body: web::Payload) -> HttpRespo
     let span =
         tracing::info_span!("request", method = %route.method, route = route.path, status = tracing::field::Empty);
     let span = telemetry::span_with_parent(span, parent.as_deref());
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let trace = telemetry::traceparent_of(&span).or(parent).unwrap_or_else(telemetry::traceparent_or_new);
     let (method, path, metrics) = (route.method.clone(), route.path, state.metrics.clone());
     let done = handle(route, &req, body, state, trace.clone()).instrument(span.clone()).await;
@@ -174,7 +194,12 @@ async fn handle(
         Access::Signature => state.settings().api.max_hook_bytes,
         _ => state.settings().api.max_body_bytes,
     };
+    let asked = Instant::now();
     let body = read(req, payload, limit).await?;
+    let (who, found) = match who {
+        Some(_) if asked.elapsed() > AT_ONCE => admit_again(&route, req, &state, &params).await?,
+        who => (who, found),
+    };
     let headers = req.headers().clone();
     let uri = format!("{} {}", route.method, req.uri().path_and_query().map_or("/", |p| p.as_str()));
     let call = Call { state, who, found, params, query, headers, body, trace, uri };
@@ -188,7 +213,7 @@ async fn handle(
     done
 }
 
-/// Decides whether the call may go on, and finds what it is about.
+/// Decides whether the call may go on, counts it, and finds what it is about.
 async fn admit(
     route: &Route,
     req: &HttpRequest,
@@ -197,16 +222,14 @@ async fn admit(
     params: &HashMap<String, String>,
 ) -> Result<(Option<Who>, Found), Fail> {
     let source = peer.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-    let (permission, on) = match route.access {
+    let wanted = match route.access {
         Access::Public | Access::EnrollToken => return Ok((None, Found::default())),
         Access::Signature | Access::CallbackToken => {
             state.hooks.take(source).map_err(Problem::too_many)?;
             return Ok((None, Found::default()));
         }
         Access::Local(_) if source.is_loopback() => return Ok((None, Found::default())),
-        Access::Local(p) => (Some(p), On::Global),
-        Access::Token => (None, On::Global),
-        Access::May(p, on) => (Some(p), on),
+        access => access.wanted(),
     };
     let header = text(req, "authorization");
     let mut tx = state.store().read().await?;
@@ -221,8 +244,30 @@ async fn admit(
         }
     };
     state.calls.take(who.token).map_err(Problem::too_many)?;
-    let Some(permission) = permission else { return Ok((Some(who), Found::default())) };
-    let found = find(&mut tx, on, params).await?;
+    permitted(&mut tx, who, wanted, params).await
+}
+
+/// [`admit`] for a body that was slow. Nothing is counted twice.
+async fn admit_again(
+    route: &Route,
+    req: &HttpRequest,
+    state: &State,
+    params: &HashMap<String, String>,
+) -> Result<(Option<Who>, Found), Fail> {
+    let mut tx = state.store().read().await?;
+    let who = auth::authenticate(&mut tx, text(req, "authorization").as_deref()).await?;
+    permitted(&mut tx, who, route.access.wanted(), params).await
+}
+
+/// Finds what the call is about, and decides whether it may go on.
+async fn permitted(
+    tx: &mut Tx,
+    who: Who,
+    wanted: Option<(Permission, On)>,
+    params: &HashMap<String, String>,
+) -> Result<(Option<Who>, Found), Fail> {
+    let Some((permission, on)) = wanted else { return Ok((Some(who), Found::default())) };
+    let found = find(tx, on, params).await?;
     let Some(found) = found else {
         return Err(Problem::not_found().into());
     };
