@@ -69,8 +69,9 @@ class Fleet:
 
     def start(self):
         """Again after `stop`, too: with what was there."""
-        # Its own words go to a log in the state directory.
-        subprocess.run(self.command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=900, env=self.env)
+        up = subprocess.run(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=900, env=self.env)
+        if up.returncode != 0:
+            raise SystemExit(f"bench: `windlass up` did not come up:\n{up.stderr.strip()}")
         self.record = json.loads((self.state / "up.json").read_text())
         self.token = pathlib.Path(self.record["token_file"]).read_text().strip()
         self.pid = self.record["process"]["pid"]

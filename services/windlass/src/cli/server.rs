@@ -27,7 +27,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "WINDLASS_NATS_PORT", default_value_t = NATS_PORT)]
     pub(crate) nats_port: u16,
     /// Demo agents to run on this machine, each a process of its own
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=500))]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=2000))]
     pub(crate) agents: u16,
     /// Demo agent n gives its services the port base + n
     #[arg(long, default_value_t = AGENT_PORTS, value_name = "BASE")]
