@@ -14,7 +14,7 @@ use windlass_domain::{Timestamp, ids::AgentId};
 use windlass_runtime::settings::Executor as Settings;
 use windlass_store::{Store, sessions};
 
-/// A revoked agent is not believed after this long at most.
+/// A revoked agent is not believed after this long at most. It is granted nothing from its revocation on (`agents::revoked`).
 pub(crate) const REFRESH: Duration = Duration::from_secs(5);
 /// A frame of an unknown agent asks the database at once, but not more often than this.
 const REFRESH_ON_DEMAND: Duration = Duration::from_millis(200);

@@ -13,7 +13,11 @@ use windlass_domain::{
     ids::{ArtifactId, BundleId, CommandId, DeploymentId, EventId, WorkId},
     work::{Desired, Work},
 };
-use windlass_store::{Store, Tx, decisions, deployments, events, marks, tasks, works};
+use windlass_store::{
+    Store, Tx, decisions, deployments, events,
+    latches::{self, Latch},
+    marks, tasks, works,
+};
 
 /// Who makes the change, for events and audit.
 #[derive(Debug, Clone)]
@@ -154,12 +158,19 @@ impl Change {
             if d.state != State::Queued || (planned.is_none() && !again) {
                 return Ok(d);
             }
+            // Most that are looked at here have to wait, and lock nothing.
+            if !deployments::may_lock(&mut self.tx, d.id, &d.project, &d.environment).await? {
+                return Ok(d);
+            }
+            latches::share(&mut self.tx, Latch::Catalog).await?;
             if let Some(planned) = planned.filter(|_| !again)
                 && windlass_store::catalog::stamp(&mut self.tx).await? != planned.stamp
             {
                 self.rings.push(Ring::Deployment(d.id));
                 return Ok(d);
             }
+            // Behind the row nothing else starts here, and nobody says what stands against a start. Who is next is asked again.
+            deployments::lock_row(&mut self.tx, &d.project, &d.environment).await?;
             if deployments::next_in_queue(&mut self.tx, &d.project, &d.environment).await? != Some(d.id) {
                 return Ok(d);
             }
@@ -186,14 +197,12 @@ impl Change {
         })
     }
 
-    /// Whether a queued deployment may start. One that was taken up again is asked behind the lock's row, so that whatever
-    /// started meanwhile is seen.
+    /// Whether a queued deployment may start; asked behind the lock's row, so that whatever started meanwhile is seen.
     async fn may_start(&mut self, d: &Deployment) -> Result<Result<(), Refused>, Error> {
-        if d.run > 1 {
-            deployments::lock_row(&mut self.tx, d).await?;
-            if let Some(why) = gate::superseded(&mut self.tx, d, false).await? {
-                return Ok(Err(why));
-            }
+        if d.run > 1
+            && let Some(why) = gate::superseded(&mut self.tx, d, false).await?
+        {
+            return Ok(Err(why));
         }
         gate::may_start(self, d).await
     }

@@ -1,5 +1,6 @@
 //! Whether whoever approved may do so still when it counts. A decision waits in the queue until a scheduler takes it, and
-//! meanwhile its maker may have been sent away: the rights are read anew in the transaction that takes it.
+//! meanwhile its maker may have been sent away: the rights are read anew in the transaction that takes it, and change only after
+//! it ([`Latch::Access`]).
 
 use crate::{Error, Refused};
 use windlass_domain::{
@@ -8,7 +9,11 @@ use windlass_domain::{
     catalog::{Item, Kind},
     ids::TokenId,
 };
-use windlass_store::{Tx, catalog, people, tokens};
+use windlass_store::{
+    Tx, catalog,
+    latches::{self, Latch},
+    people, tokens,
+};
 
 /// Why an approval counts no more; `None` when it does. To reject needs no right that could be lost: it starts nothing.
 /// `token` is absent in commands of versions that did not keep it; then the person's rights alone decide.
@@ -21,6 +26,7 @@ pub(crate) async fn gone(
     if approval.decision != Decision::Approve {
         return Ok(None);
     }
+    latches::share(tx, Latch::Access).await?;
     let refused = |why: &str| {
         let text = format!("the approval of {} is not taken: {why}; somebody else has to approve", approval.person);
         Ok(Some(("not_asked", text)))

@@ -52,10 +52,13 @@ pub(crate) async fn check(tx: &mut Tx, d: &Deployment, at: &Where) -> Result<Res
     if d.release_hosts(at.from).is_empty() {
         return Ok(Err(("nothing_to_do", nothing_ran(d, at.from))));
     }
-    if d.state.is_terminal()
-        && let Some(why) = gate::superseded(tx, d, true).await?
-    {
-        return Ok(Err(why));
+    if d.state.is_terminal() {
+        if tx.is_write() {
+            deployments::lock_row(tx, &d.project, &d.environment).await?;
+        }
+        if let Some(why) = gate::superseded(tx, d, true).await? {
+            return Ok(Err(why));
+        }
     }
     Ok(target(tx, d, at.to.as_deref()).await?.map(|_| ()))
 }

@@ -1,7 +1,13 @@
 //! Enrolment tokens and the identities of agents. Writer: api.
 
-use crate::{Error, Tx, sql};
+use crate::{
+    Error, Tx,
+    latches::{self, Latch},
+    rows, sql,
+};
 use chrono::{DateTime, Utc};
+use sqlx::AssertSqlSafe;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 use windlass_domain::ids::AgentId;
 
@@ -98,14 +104,32 @@ pub async fn live(tx: &mut Tx) -> Result<Vec<Agent>, Error> {
         .await
 }
 
-/// False when there is no such agent, or it was revoked before.
+/// False when there is no such agent, or it was revoked before. Waits for the transactions that grant tasks: once it has
+/// committed, nothing is granted to the agent.
 pub async fn revoke(tx: &mut Tx, id: AgentId, now: DateTime<Utc>) -> Result<bool, Error> {
+    latches::take(tx, Latch::Grants).await?;
     let n = sql("UPDATE agents SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")
         .bind(id)
         .bind(now)
         .execute(tx)
         .await?;
     Ok(n == 1)
+}
+
+/// Those of `ids` that were revoked; asked before a grant, behind [`Latch::Grants`].
+pub async fn revoked(tx: &mut Tx, ids: &[AgentId]) -> Result<BTreeSet<AgentId>, Error> {
+    let mut out = BTreeSet::new();
+    for piece in rows::pieces(ids) {
+        let places = rows::places(0, piece.len(), 1);
+        let text = format!("SELECT id FROM agents WHERE revoked_at IS NOT NULL AND id IN {places}");
+        let mut ask = sql(AssertSqlSafe(text));
+        for id in piece {
+            ask = ask.bind(*id);
+        }
+        let found: Vec<(Uuid,)> = ask.fetch_all(tx).await?;
+        out.extend(found.into_iter().map(|(id,)| AgentId(id)));
+    }
+    Ok(out)
 }
 
 /// Forgets enrolment tokens that expired before `before`.

@@ -197,6 +197,14 @@ impl Tx {
             Dialect::Postgres => " FOR UPDATE",
         }
     }
+
+    /// The same for a row that others may read so too.
+    pub fn for_share(&self) -> &'static str {
+        match self.dialect() {
+            Dialect::Sqlite => "",
+            Dialect::Postgres => " FOR SHARE",
+        }
+    }
 }
 
 /// A statement with `$1`, `$2` … parameters, the same text for both databases.

@@ -307,15 +307,31 @@ pub struct Lock {
     pub taken_at: Option<DateTime<Utc>>,
 }
 
-/// Takes the lock if it is free and `id` is at the head of the queue. Rollbacks go first, then what ran before and was taken
-/// up again (nothing newer may come between), then first come first served.
-pub async fn try_lock(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<Option<u64>, Error> {
+/// Holds the lock's row until commit without taking the lock. No deployment of the environment starts meanwhile, and what is
+/// read from here on sees every one that has: who decides about a start, or says what starts are decided by, comes through here
+/// first.
+pub async fn lock_row(tx: &mut Tx, project: &str, environment: &str) -> Result<(), Error> {
+    if row_locked(tx, project, environment).await? {
+        return Ok(());
+    }
     sql("INSERT INTO locks (project, environment, deployment_id, fence, taken_at) VALUES ($1, $2, NULL, 0, NULL) ON CONFLICT DO NOTHING")
-        .bind(&d.project)
-        .bind(&d.environment)
+        .bind(project)
+        .bind(environment)
         .execute(tx)
         .await?;
-    // The write comes first: on PostgreSQL it locks the row, so the queue read after it cannot be overtaken.
+    // Another transaction may have made it, and hold it.
+    row_locked(tx, project, environment).await.map(|_| ())
+}
+
+async fn row_locked(tx: &mut Tx, project: &str, environment: &str) -> Result<bool, Error> {
+    let lock = tx.for_update();
+    let text = format!("SELECT fence FROM locks WHERE project = $1 AND environment = $2{lock}");
+    let fence: Option<i64> = sql(AssertSqlSafe(text)).bind(project).bind(environment).fetch_scalar(tx).await?;
+    Ok(fence.is_some())
+}
+
+/// Takes the lock if it is free, behind [`lock_row`]; who comes first is asked there too.
+pub async fn try_lock(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<Option<u64>, Error> {
     let fence: Option<i64> = sql("UPDATE locks SET deployment_id = $3, fence = fence + 1, taken_at = $4
          WHERE project = $1 AND environment = $2 AND deployment_id IS NULL RETURNING fence")
     .bind(&d.project)
@@ -325,18 +341,6 @@ pub async fn try_lock(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<Opt
     .fetch_scalar(tx)
     .await?;
     Ok(fence.map(i64::unsigned_abs))
-}
-
-/// Holds the lock's row until commit without taking the lock: no other deployment of the environment starts meanwhile, and
-/// what is read from here on sees every one that has.
-pub async fn lock_row(tx: &mut Tx, d: &Deployment) -> Result<(), Error> {
-    sql("INSERT INTO locks (project, environment, deployment_id, fence, taken_at) VALUES ($1, $2, NULL, 0, NULL)
-         ON CONFLICT (project, environment) DO UPDATE SET fence = locks.fence")
-    .bind(&d.project)
-    .bind(&d.environment)
-    .execute(tx)
-    .await
-    .map(|_| ())
 }
 
 /// Whether it is worth trying: the lock is free and `id` is next. Decides nothing; [`try_lock`] does.
@@ -360,6 +364,7 @@ pub async fn unlock(tx: &mut Tx, id: DeploymentId, project: &str, environment: &
         .await
 }
 
+/// Rollbacks go first, then what ran before and was taken up again (nothing newer may come between), then first come first served.
 const QUEUE: &str = "SELECT d.id FROM deployments d JOIN releases r ON r.id = d.release_id
      WHERE d.project = $1 AND d.environment = $2 AND d.state = 'queued'
      ORDER BY CASE WHEN r.kind = 'rollback' THEN 0 WHEN d.started_at IS NOT NULL THEN 1 ELSE 2 END, d.created_at, d.id";

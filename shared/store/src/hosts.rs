@@ -1,6 +1,10 @@
 //! Hosts as executors and people see them: which are locked, and how much runs on each. Writer of `host_locks`: api.
 
-use crate::{Dialect, Error, Tx, sql};
+use crate::{
+    Dialect, Error, Tx,
+    latches::{self, Latch},
+    sql,
+};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
@@ -13,12 +17,10 @@ pub struct HostLock {
     pub locked_at: DateTime<Utc>,
 }
 
-/// Locks a host; a second lock replaces the first one's reason. Waits for the transactions that grant tasks ([`locks_at_grant`]):
+/// Locks a host; a second lock replaces the first one's reason. Waits for the transactions that grant tasks ([`crate::words`]):
 /// once it has committed, none that does not know of it grants anything.
 pub async fn lock(tx: &mut Tx, l: &HostLock) -> Result<(), Error> {
-    if tx.dialect() == Dialect::Postgres {
-        sql("SELECT pg_advisory_xact_lock($1)").bind(GRANTS).execute(tx).await?;
-    }
+    latches::take(tx, Latch::Grants).await?;
     sql("INSERT INTO host_locks (host, reason, locked_by, locked_at) VALUES ($1, $2, $3, $4)
          ON CONFLICT (host) DO UPDATE SET reason = excluded.reason, locked_by = excluded.locked_by, locked_at = excluded.locked_at")
     .bind(&l.host)
@@ -41,14 +43,6 @@ pub async fn locks(tx: &mut Tx) -> Result<BTreeMap<String, HostLock>, Error> {
     Ok(rows.into_iter().map(|l| (l.host.clone(), l)).collect())
 }
 
-/// All locks, by host; until this transaction ends, none is added. To be called before anything is granted.
-pub async fn locks_at_grant(tx: &mut Tx) -> Result<BTreeMap<String, HostLock>, Error> {
-    if tx.dialect() == Dialect::Postgres {
-        sql("SELECT pg_advisory_xact_lock_shared($1)").bind(GRANTS).execute(tx).await?;
-    }
-    locks(tx).await
-}
-
 /// Tasks that are offered to, or run on, each host, of every deployment.
 pub async fn busy(tx: &mut Tx) -> Result<BTreeMap<String, u32>, Error> {
     let rows: Vec<(String, i64)> =
@@ -57,22 +51,6 @@ pub async fn busy(tx: &mut Tx) -> Result<BTreeMap<String, u32>, Error> {
             .await?;
     Ok(rows.into_iter().map(|(h, n)| (h, u32::try_from(n).unwrap_or(u32::MAX))).collect())
 }
-
-/// Waits until no other transaction gives tasks to hosts, and keeps others from it until this one ends. SQLite has one
-/// writer anyway.
-pub async fn take_turn(tx: &mut Tx) -> Result<(), Error> {
-    match tx.dialect() {
-        Dialect::Sqlite => Ok(()),
-        Dialect::Postgres => {
-            sql("SELECT pg_advisory_xact_lock($1)").bind(OFFERS).execute(tx).await?;
-            Ok(())
-        }
-    }
-}
-
-/// Any numbers that no other advisory lock of this database has.
-const OFFERS: i64 = 0x77_69_6e_64_6f_66;
-const GRANTS: i64 = 0x77_69_6e_64_67_72;
 
 /// How many tasks at once hosts take that say so.
 pub async fn limits(tx: &mut Tx) -> Result<BTreeMap<String, u32>, Error> {

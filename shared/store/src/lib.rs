@@ -14,6 +14,7 @@ pub mod events;
 pub mod hosts;
 pub mod idempotency;
 pub mod intake;
+pub mod latches;
 pub mod leases;
 pub mod logs;
 pub mod marks;
@@ -35,6 +36,7 @@ pub mod ssh;
 pub mod tasks;
 pub mod tokens;
 mod value;
+pub mod words;
 pub mod works;
 mod writer;
 

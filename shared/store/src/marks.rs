@@ -3,9 +3,9 @@
 //! Who changes a row here appends the event of it in the same transaction, to the aggregate `environment` with the id that
 //! [`aggregate_id`] gives, and after the row: rows before event heads is the order everywhere.
 
-use crate::{Error, Tx, sql};
+use crate::{Error, Tx, catalog, deployments, sql};
 use uuid::Uuid;
-use windlass_domain::{Timestamp, ids::DeploymentId};
+use windlass_domain::{Timestamp, catalog::Kind as Item, ids::DeploymentId};
 
 /// The stream of events of an environment, or of all environments of a project.
 pub fn aggregate_id(project: &str, environment: Option<&str>) -> String {
@@ -44,6 +44,7 @@ impl Hold {
 
 /// Sets a hold; a second one takes the first one's place.
 pub async fn hold(tx: &mut Tx, h: &Hold) -> Result<(), Error> {
+    deployments::lock_row(tx, &h.project, &h.environment).await?;
     sql("INSERT INTO holds (project, environment, person, reason, at, deployment_id) VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (project, environment) DO UPDATE SET person = excluded.person, reason = excluded.reason,
          at = excluded.at, deployment_id = excluded.deployment_id")
@@ -168,6 +169,15 @@ fn reason(text: &str) -> &str {
 
 /// Sets a mark; the same one again gets the new reason. A pin takes the place of the pin that was there before it.
 pub async fn set(tx: &mut Tx, m: &Mark) -> Result<(), Error> {
+    match &m.environment {
+        Some(e) => deployments::lock_row(tx, &m.project, e).await?,
+        None => {
+            for key in catalog::keys(tx, Item::Environment, Some(&m.project)).await? {
+                let (_, e) = key.split_once('/').ok_or(Error::Unknown("catalog.key"))?;
+                deployments::lock_row(tx, &m.project, e).await?;
+            }
+        }
+    }
     let environment = m.environment.as_deref().unwrap_or_default();
     if m.kind == Kind::Pin {
         sql("DELETE FROM marks WHERE project = $1 AND environment = $2 AND kind = 'pin' AND version <> $3")

@@ -2,6 +2,7 @@
 
 use crate::{Error, Tx, sql};
 use chrono::{DateTime, Utc};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 use windlass_domain::{
     Timestamp,
@@ -105,11 +106,12 @@ pub async fn withdraw(
     Ok(n > 0)
 }
 
-/// Where a digest is verified now.
+/// Where a digest is verified now. In a write transaction it stays so until that ends.
 pub async fn of_digest(tx: &mut Tx, project: &str, digest: &str) -> Result<Vec<Verified>, Error> {
-    let rows: Vec<(String, DateTime<Utc>)> = sql(
-        "SELECT environment, at FROM verified WHERE project = $1 AND digest = $2 AND withdrawn_at IS NULL ORDER BY environment",
-    )
+    let lock = if tx.is_write() { tx.for_share() } else { "" };
+    let rows: Vec<(String, DateTime<Utc>)> = sql(AssertSqlSafe(format!(
+        "SELECT environment, at FROM verified WHERE project = $1 AND digest = $2 AND withdrawn_at IS NULL ORDER BY environment{lock}"
+    )))
     .bind(project)
     .bind(digest)
     .fetch_all(tx)

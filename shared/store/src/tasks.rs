@@ -356,24 +356,6 @@ pub async fn insert_host_stops(
     Ok(())
 }
 
-/// The hosts of a work that a person stopped: host, person, reason, when.
-pub async fn host_stops(tx: &mut Tx, work: WorkId) -> Result<Vec<(String, String, String, Timestamp)>, Error> {
-    sql("SELECT host, person, reason, at FROM host_stops WHERE work_id = $1 ORDER BY host")
-        .bind(work)
-        .fetch_all(tx)
-        .await
-}
-
-/// The stops of a work's tasks.
-pub async fn stops(tx: &mut Tx, work: WorkId) -> Result<Vec<Stop>, Error> {
-    let rows: Vec<(Uuid, String, String, DateTime<Utc>)> =
-        sql("SELECT task_id, person, reason, at FROM task_stops WHERE work_id = $1 ORDER BY task_id")
-            .bind(work)
-            .fetch_all(tx)
-            .await?;
-    Ok(rows.into_iter().map(|(id, by, reason, at)| Stop { task: TaskId(id), by, reason, at }).collect())
-}
-
 /// The approvals an offer carries: every decision on this plan.
 pub async fn approvals(tx: &mut Tx, deployment: DeploymentId, plan_digest: &str) -> Result<Vec<Approval>, Error> {
     let rows: Vec<(Json<serde_json::Value>,)> =

@@ -334,20 +334,6 @@ pub async fn release(tx: &mut Tx, work: WorkId, epoch: u64) -> Result<bool, Erro
     Ok(n == 1)
 }
 
-/// Locks the claim until commit and refuses with [`Error::Conflict`] unless it is still held at this epoch. Every write of
-/// an executor about a work stands behind this (or behind a `WHERE` that says the same).
-pub async fn check(tx: &mut Tx, work: WorkId, epoch: u64) -> Result<(), Error> {
-    let lock = tx.for_update();
-    let found: Option<i64> = sql(AssertSqlSafe(format!(
-        "SELECT epoch FROM work_claims WHERE work_id = $1 AND epoch = $2 AND phase = 'running'{lock}"
-    )))
-    .bind(work)
-    .bind(epoch)
-    .fetch_scalar(tx)
-    .await?;
-    found.map(|_| ()).ok_or(Error::Conflict)
-}
-
 /// Locks the work's row until commit and says what is wanted of it: the gate of dispatch and grant transactions. An abort
 /// that committed before is seen, one that comes later waits for this transaction.
 pub async fn lock_desired(tx: &mut Tx, work: WorkId) -> Result<Desired, Error> {
@@ -356,6 +342,21 @@ pub async fn lock_desired(tx: &mut Tx, work: WorkId) -> Result<Desired, Error> {
         .bind(work)
         .fetch_scalar(tx)
         .await?;
+    text.ok_or(Error::Conflict).and_then(|t| desired(&t))
+}
+
+/// [`lock_desired`], and refuses with [`Error::Conflict`] unless the claim is still held at this epoch, which it locks too. Every
+/// write of an executor about a work stands behind this (or behind a `WHERE` that says the same).
+pub async fn lock_claimed(tx: &mut Tx, work: WorkId, epoch: u64) -> Result<Desired, Error> {
+    let lock = tx.for_update();
+    let text: Option<String> = sql(AssertSqlSafe(format!(
+        "SELECT w.desired FROM works w JOIN work_claims c ON c.work_id = w.id
+         WHERE w.id = $1 AND c.epoch = $2 AND c.phase = 'running'{lock}"
+    )))
+    .bind(work)
+    .bind(epoch)
+    .fetch_scalar(tx)
+    .await?;
     text.ok_or(Error::Conflict).and_then(|t| desired(&t))
 }
 

@@ -17,7 +17,11 @@ use windlass_domain::{
     mask,
 };
 use windlass_runtime::vault::Pointer;
-use windlass_store::{Tx, events, people, secrets, tokens};
+use windlass_store::{
+    Tx, events,
+    latches::{self, Latch},
+    people, secrets, tokens,
+};
 
 fn grant_view(g: &Grant) -> body::Grant {
     body::Grant { project_group: g.project_group.clone(), role: g.role.as_str().into() }
@@ -83,6 +87,7 @@ pub(crate) async fn put_person(call: Call) -> Answer {
         if let Once::Again(status, v) = call.once(&mut tx).await? {
             (status, v)
         } else {
+            latches::take(&mut tx, Latch::Access).await?;
             let at = now();
             let new = people::Person { name: given.name.clone(), display: given.display.clone(), disabled: given.disabled, created_at: at };
             let made = people::insert(&mut tx, &new).await?;
@@ -130,6 +135,7 @@ pub(crate) async fn set_grants(call: Call) -> Answer {
         if let Once::Again(status, v) = call.once(&mut tx).await? {
             (status, v)
         } else {
+            latches::take(&mut tx, Latch::Access).await?;
             let p = people::get(&mut tx, name).await?.ok_or_else(Problem::not_found)?;
             people::set_grants(&mut tx, name, &wanted).await?;
             keep_an_admin(&mut tx).await?;
@@ -213,6 +219,7 @@ pub(crate) async fn list_tokens(call: Call) -> Answer {
 pub(crate) async fn revoke_token(call: Call) -> Answer {
     let id = TokenId(call.uuid("id")?);
     let done: Result<(), Fail> = transact!(call.store(), tx => {
+        latches::take(&mut tx, Latch::Access).await?;
         if tokens::get(&mut tx, id).await?.is_none() {
             return Err(Problem::not_found().into());
         }

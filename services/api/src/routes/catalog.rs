@@ -16,7 +16,10 @@ use windlass_domain::{
     access::Permission,
     catalog::{Item, Kind},
 };
-use windlass_store::{catalog, decode};
+use windlass_store::{
+    catalog, decode,
+    latches::{self, Latch},
+};
 
 fn tag(mut r: HttpResponse, revision: impl std::fmt::Display) -> HttpResponse {
     if let Ok(v) = header::HeaderValue::from_str(&format!("\"{revision}\"")) {
@@ -50,6 +53,7 @@ pub(crate) async fn apply(call: Call) -> Answer {
         if let Once::Again(status, v) = call.once(&mut tx).await? {
             (status, v, None)
         } else {
+            latches::take(&mut tx, Latch::Catalog).await?;
             let stamp = catalog::stamp(&mut tx).await?;
             if wanted.is_some_and(|w| w != stamp) {
                 return Err(changed(stamp).into());
@@ -156,6 +160,7 @@ pub(crate) async fn put(call: Call) -> Answer {
     }
     let wanted = call.if_match()?;
     let done: Result<_, Fail> = transact!(call.store(), tx => {
+        latches::take(&mut tx, Latch::Catalog).await?;
         let now = catalog::row(&mut tx, kind, call.param("key")).await?.map_or(0, |r| if r.deleted { 0 } else { r.revision });
         if wanted.is_some_and(|w| w != now) {
             return Err(changed(now).into());
@@ -172,6 +177,7 @@ pub(crate) async fn remove(call: Call) -> Answer {
     let wanted = call.if_match()?;
     let author = call.who()?.actor.person.clone();
     let done: Result<(), Fail> = transact!(call.store(), tx => {
+        latches::take(&mut tx, Latch::Catalog).await?;
         let row = catalog::row(&mut tx, kind, call.param("key")).await?.filter(|r| !r.deleted);
         let row = row.ok_or_else(Problem::not_found)?;
         if wanted.is_some_and(|w| w != row.revision) {

@@ -10,7 +10,10 @@ use similar::TextDiff;
 use std::time::Duration;
 use windlass_contracts::{bundles as body, http};
 use windlass_domain::catalog::{Item, Kind};
-use windlass_store::{catalog, decode};
+use windlass_store::{
+    catalog, decode,
+    latches::{self, Latch},
+};
 
 /// A difference of huge texts is cut off rather than let a request take long.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -81,6 +84,7 @@ pub(crate) async fn revert(call: Call) -> Answer {
     let g: body::RevertBody = call.body()?;
     let (kind, key) = (kind(&call)?, call.param("key"));
     let done: Result<_, Fail> = transact!(call.store(), tx => {
+        latches::take(&mut tx, Latch::Catalog).await?;
         let old = i64::try_from(g.revision).unwrap_or(i64::MAX);
         let Some(r) = catalog::revision(&mut tx, kind, key, old).await? else {
             return Err(match catalog::row(&mut tx, kind, key).await? {

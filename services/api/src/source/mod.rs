@@ -30,6 +30,7 @@ use windlass_domain::{
 };
 use windlass_store::{
     Tx, catalog, decode, events,
+    latches::{self, Latch},
     leases::{self, Lease},
     secrets,
     sources::{self, SourceState},
@@ -284,6 +285,7 @@ async fn store(
         Found::Good(f, documents) => {
             let done: Result<SourceState, Fail> = transact!(state.store(), tx => {
                 leases::check(&mut tx, lease).await?;
+                latches::take(&mut tx, Latch::Catalog).await?;
                 let now = catalog::row(&mut tx, Kind::Project, &project.name).await?.map(|r| r.updated_at);
                 if now != saved {
                     // Somebody saved the project meanwhile: this is not its source any more. It is due still.

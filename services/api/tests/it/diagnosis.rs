@@ -74,6 +74,7 @@ async fn running(w: &World, environment: &str, host: HostState) -> Deployment {
     step.state = StepState::Running;
     (d.state, d.steps, d.started_at) = (State::Running, vec![step], Some(chrono::Utc::now()));
     let mut tx = w.ctx.store.write().await.expect("begins");
+    deployments::lock_row(&mut tx, &d.project, &d.environment).await.expect("makes the row");
     d.lock = deployments::try_lock(&mut tx, &d, chrono::Utc::now()).await.expect("locks");
     tx.commit().await.expect("commits");
     assert!(d.lock.is_some());

@@ -3,11 +3,17 @@
 use crate::world::{World, answer, digest, settings};
 use futures::future::join_all;
 use reqwest::Method;
-use serde_json::json;
-use std::{net::TcpListener, sync::Arc};
+use serde_json::{Value, json};
+use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use windlass_bus::Context;
+use windlass_domain::catalog::{Host, Item, Kind};
 use windlass_runtime::Health;
+use windlass_store::{
+    Tx, catalog,
+    latches::{self, Latch},
+    people,
+};
 use windlass_testkit::{databases, nats, temp_dir};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +76,7 @@ async fn one_key_is_one_effect_whoever_comes_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_answers_with_its_outcome() {
     for db in databases().await {
-        let w = World::start_with(db, |s| s.api.command_wait_s = std::time::Duration::from_secs(10).into()).await;
+        let w = World::start_with(db, |s| s.api.command_wait_s = Duration::from_secs(10).into()).await;
         w.fill().await;
         let d = w.deployment("shop", "beta").await;
         let approver = w.person("bob", &[("retail", "approver")]).await;
@@ -166,6 +172,63 @@ async fn rights_end_at_once() {
         assert_eq!(r.status(), 204);
         assert_eq!(me(ann).await, 401);
         let (status, p) = w.post("/people", json!({ "name": "admin", "grants": [] })).await;
+        assert_eq!((status, &p["code"]), (409, &json!("last_admin")), "{p}");
+        w.stop().await;
+    }
+}
+
+/// Long enough for the other request to come as far as it gets.
+const BESIDE: Duration = Duration::from_millis(600);
+
+/// Sends a request beside this open transaction, which commits a little later.
+async fn beside(tx: Tx, other: impl Future<Output = (u16, Value)>) -> (u16, Value) {
+    let commit = async {
+        tokio::time::sleep(BESIDE).await;
+        tx.commit().await.expect("commits");
+    };
+    tokio::join!(other, commit).0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_who_save_the_catalog_at_once_the_second_sees_the_first() {
+    for db in databases().await {
+        let w = World::start(db).await;
+        w.fill().await;
+        let mut tx = w.ctx.store.write().await.expect("tx");
+        latches::take(&mut tx, Latch::Catalog).await.expect("takes");
+        let stamp = catalog::stamp(&mut tx).await.expect("reads");
+        let host = Host { name: "h9".into(), address: "10.0.0.9".into(), ..Host::default() };
+        catalog::save(&mut tx, &Item::Host(host), 0, false, "zoe", chrono::Utc::now()).await.expect("saves");
+        let other = w.request(Method::POST, "/apply", &w.admin).header("if-match", format!("\"{stamp}\""));
+        let other = other.body("kind: host\nname: h8\naddress: 10.0.0.8\n").send();
+        let (status, p) = beside(tx, async { answer(other.await.expect("answers")).await }).await;
+        assert_eq!((status, &p["code"]), (412, &json!("changed_meanwhile")), "{p}");
+
+        // What somebody begins to use cannot be removed, nor what is being removed be used.
+        let mut tx = w.ctx.store.write().await.expect("tx");
+        latches::take(&mut tx, Latch::Catalog).await.expect("takes");
+        let row = catalog::row(&mut tx, Kind::Host, "h9").await.expect("reads").expect("it is there");
+        let host = Host { name: "h9".into(), address: "10.0.0.9".into(), ..Host::default() };
+        catalog::save(&mut tx, &Item::Host(host), row.revision, true, "zoe", chrono::Utc::now())
+            .await
+            .expect("removes");
+        let group = "kind: host_group\nname: nine\nhosts: [h9]\n";
+        let (status, p) = beside(tx, w.apply(&w.admin, group)).await;
+        assert_eq!(status, 422, "{p}");
+        assert!(p.to_string().contains("there is no host `h9`"), "{p}");
+        w.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_admins_do_not_shut_each_other_out_at_once() {
+    for db in databases().await {
+        let w = World::start(db).await;
+        w.person("zoe", &[("*", "admin")]).await;
+        let mut tx = w.ctx.store.write().await.expect("tx");
+        latches::take(&mut tx, Latch::Access).await.expect("takes");
+        people::update(&mut tx, "zoe", "zoe", true).await.expect("disabled");
+        let (status, p) = beside(tx, w.post("/people/admin/grants", json!({ "grants": [] }))).await;
         assert_eq!((status, &p["code"]), (409, &json!("last_admin")), "{p}");
         w.stop().await;
     }

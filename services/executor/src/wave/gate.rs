@@ -9,8 +9,11 @@ use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use windlass_domain::{Timestamp, catalog::DEFAULT_MAX_TASKS, ids::TaskId, work::FailureClass};
-use windlass_store::{Error, Tx, hosts};
+use windlass_domain::{Timestamp, catalog::DEFAULT_MAX_TASKS, deployment::By, ids::TaskId, work::FailureClass};
+use windlass_store::{
+    Error, Tx, hosts,
+    latches::{self, Latch},
+};
 
 /// Limits of hosts are read again after this long.
 const LIMITS_FRESH: Duration = Duration::from_secs(5);
@@ -51,7 +54,7 @@ impl Gate {
             self.state().held.clear();
             return Ok(BTreeMap::new());
         }
-        hosts::take_turn(tx).await?;
+        latches::take(tx, Latch::Offers).await?;
         let stale = self.state().read_at.is_none_or(|t| t.elapsed() >= LIMITS_FRESH);
         if stale {
             let limits = hosts::limits(tx).await?;
@@ -83,19 +86,18 @@ impl Gate {
         Ok(closed)
     }
 
-    /// The hosts of offered tasks that are locked, with why. From here to the end of the transaction no lock is added.
-    pub(super) async fn locked(
+    /// The hosts of offered tasks that are locked, with why.
+    pub(super) fn locked(
         &self,
-        tx: &mut Tx,
+        locks: &BTreeMap<String, By>,
         offered: &[(TaskId, &str)],
         now: Timestamp,
-    ) -> Result<BTreeMap<String, String>, Error> {
-        let locks = hosts::locks_at_grant(tx).await?;
+    ) -> BTreeMap<String, String> {
         let mut locked = BTreeMap::new();
         let mut state = self.state();
         state.ungranted.retain(|id, _| offered.iter().any(|(t, _)| t == id));
         for (id, host) in offered {
-            let why = locks.get(*host).map(|l| format!("host {host} is locked by {}: {}", l.locked_by, l.reason));
+            let why = locks.get(*host).map(|l| format!("host {host} is locked by {}: {}", l.who, l.reason));
             match (why, state.ungranted.get_mut(id)) {
                 (Some(why), Some(u)) => (u.until, u.why) = (now, Some(why.clone())),
                 (Some(why), None) => {
@@ -110,7 +112,7 @@ impl Gate {
                 locked.insert((*host).to_owned(), why);
             }
         }
-        Ok(locked)
+        locked
     }
 
     pub(super) fn ungranted(&self, task: TaskId) -> Option<Ungranted> {

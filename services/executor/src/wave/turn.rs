@@ -12,15 +12,15 @@ use uuid::Uuid;
 use windlass_contracts::subjects;
 use windlass_domain::{
     Timestamp,
-    deployment::By,
     event::Severity,
-    ids::TaskId,
+    ids::{AgentId, TaskId},
     task::{Refusal, Task, TaskState},
     work::{Desired, FailureClass, WaveHost, WorkResult},
 };
 use windlass_store::{
-    Error, Tx, events, sessions,
+    Error, Tx, agents, events, sessions,
     tasks::{self, StoredTask},
+    words::{self, Words},
     works,
 };
 
@@ -106,9 +106,8 @@ impl Wave {
             making.iter().for_each(|h| drop(view.offer_at(step, segment, &h.host)));
         }
         let mut tx = self.shared.ctx.store.write().await?;
-        let desired = works::lock_desired(&mut tx, self.claim.work.id).await?;
+        let desired = works::lock_claimed(&mut tx, self.claim.work.id, self.lease.epoch).await?;
         let desired = self.role.heeded(desired);
-        works::check(&mut tx, self.claim.work.id, self.lease.epoch).await?;
         let now = tx.now().await?;
         let changed = desired != self.desired;
         if changed && self.desired == Desired::Hold {
@@ -118,19 +117,18 @@ impl Wave {
         self.desired = desired;
         let overridden = self.overridden(&mut tx, &inputs).await?;
         inputs.splice(0..0, overridden);
-        // Before a grant too: a stop that has committed is never passed by it, whoever has not been rung for yet.
+        // Before a grant too: a word that has committed is never passed by it, whoever has not been rung for yet.
         let accepts = inputs.iter().any(|i| matches!(i, Input::Said { say: Say::Accept { .. }, .. }));
-        let fresh = fresh || accepts;
-        if fresh {
-            for s in tasks::stops(&mut tx, self.claim.work.id).await? {
-                let open = |t: &&StoredTask| t.task.stop.is_none() && !t.task.state.is_final();
-                if self.board.tasks.get(&s.task).filter(open).is_some() {
-                    let by = By { who: s.by, reason: s.reason, at: s.at };
-                    inputs.push(Input::Stop { task: s.task, by });
-                }
-            }
+        let words = match fresh || accepts || overdue || !making.is_empty() {
+            true => Some(words::of_work(&mut tx, self.claim.work.id).await?),
+            false => None,
+        };
+        if accepts {
+            self.leave_out_revoked(&mut tx, &mut inputs).await?;
         }
-        self.look_at_locks(&mut tx, accepts || overdue || fresh, now).await?;
+        if let Some(words) = &words {
+            self.hear(words, &mut inputs, now);
+        }
         for row in self.board.tasks.values().filter(|_| overdue) {
             if let Some(due) = self.overdue(row, now)
                 && self.still_due(&mut tx, row, now).await?
@@ -138,7 +136,8 @@ impl Wave {
                 inputs.push(due);
             }
         }
-        let stops = self.host_stops(&mut tx, fresh || !making.is_empty()).await?;
+        // What runs beside the wave is not stopped with it.
+        let stops = words.map(|w| w.host_stops).filter(|_| self.role == Role::Main).unwrap_or_default();
         for row in self.board.tasks.values().filter(|t| t.task.stop.is_none() && !t.task.state.is_final()) {
             if let Some(by) = stops.get(&row.task.host) {
                 inputs.push(Input::Stop { task: row.task.id, by: by.clone() });
@@ -224,13 +223,30 @@ impl Wave {
         Ok(words)
     }
 
-    /// Whose hosts were locked after their task was offered. Before a grant nobody may be missed.
-    async fn look_at_locks(&mut self, tx: &mut Tx, look: bool, now: Timestamp) -> Result<(), Error> {
+    /// Takes in who is to stop, and whose hosts were locked after their task was offered.
+    fn hear(&mut self, words: &Words, inputs: &mut Vec<Input>, now: Timestamp) {
+        for (task, by) in &words.stops {
+            let open = |t: &&StoredTask| t.task.stop.is_none() && !t.task.state.is_final();
+            if self.board.tasks.get(task).filter(open).is_some() {
+                inputs.push(Input::Stop { task: *task, by: by.clone() });
+            }
+        }
         let offered = self.board.tasks.values().filter(|t| t.task.state == TaskState::Offered);
         let offered: Vec<(TaskId, &str)> = offered.map(|t| (t.task.id, t.task.host.as_str())).collect();
-        if look && !offered.is_empty() {
-            self.board.locked = self.gate.locked(tx, &offered, now).await?;
+        if !offered.is_empty() {
+            self.board.locked = self.gate.locked(&words.locks, &offered, now);
         }
+    }
+
+    /// A revoked agent is granted nothing, whoever has not heard of it yet. Asked behind the latch that revocations wait for.
+    async fn leave_out_revoked(&self, tx: &mut Tx, inputs: &mut Vec<Input>) -> Result<(), Error> {
+        let agent = |i: &Input| match i {
+            Input::Said { task, say: Say::Accept { .. }, .. } => self.board.tasks.get(task)?.task.agent,
+            _ => None,
+        };
+        let asking: Vec<AgentId> = inputs.iter().filter_map(agent).collect();
+        let revoked = agents::revoked(tx, &asking).await?;
+        inputs.retain(|i| agent(i).is_none_or(|a| !revoked.contains(&a)));
         Ok(())
     }
 
@@ -246,15 +262,6 @@ impl Wave {
             );
         }
         Ok(self.overdue(row, now).is_some())
-    }
-
-    /// The hosts that a person stopped, also before they had a task. What runs beside the wave is not stopped with it.
-    async fn host_stops(&self, tx: &mut Tx, look: bool) -> Result<BTreeMap<String, By>, Error> {
-        if !look || self.role != Role::Main {
-            return Ok(BTreeMap::new());
-        }
-        let rows = tasks::host_stops(tx, self.claim.work.id).await?;
-        Ok(rows.into_iter().map(|(host, who, reason, at)| (host, By { who, reason, at })).collect())
     }
 
     async fn new_task(&self, tx: &mut Tx, h: &WaveHost) -> Result<NewTask, Error> {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use windlass_contracts::frames::RefuseCode;
 use windlass_domain::{
     catalog::{Host, Item},
-    ids::{TaskId, WorkId},
+    ids::{AgentId, TaskId, WorkId},
     task::TaskState,
     work::Outcome::*,
 };
 use windlass_runtime::Settings;
-use windlass_store::{Store, catalog, hosts, sql, tasks};
+use windlass_store::{Store, agents, catalog, hosts, sql, tasks, words};
 use windlass_testkit::{databases, eventually};
 
 async fn lock(w: &World, host: &str) {
@@ -107,19 +107,56 @@ async fn what_was_offered_is_not_granted_on_a_locked_host() {
     }
 }
 
-/// Else a grant that had looked before the lock could be made after the lock was answered with yes.
+async fn revoke_in(store: &Store, agent: AgentId) {
+    let mut tx = store.write().await.expect("begins");
+    assert!(agents::revoke(&mut tx, agent, chrono::Utc::now()).await.expect("revokes"));
+    tx.commit().await.expect("commits");
+}
+
+/// The executor does not hear of it before it looks at all agents again.
 #[tokio::test]
-async fn a_lock_waits_for_grants_under_way() {
+async fn what_was_offered_is_not_granted_to_a_revoked_agent() {
+    for db in databases().await {
+        let mut w = World::new(db, 1, 1).await;
+        w.agent(0).lock().refuse = Some(RefuseCode::Busy);
+        w.start_agents();
+        let e = w
+            .executor_with(|s| {
+                s.poll_s = Duration::from_secs(30).into();
+                s.executor.suspect_s = Duration::from_secs(60).into();
+                s.executor.offer_timeout_s = Duration::from_millis(1_500).into();
+            })
+            .await;
+        let work = w.wave(1, 0, 1).await;
+        w.until_state(work, 0, "offered").await;
+        revoke_in(&w.store, w.agent(0).id).await;
+        w.agent(0).lock().refuse = None;
+        assert_eq!(w.outcomes(work, 1).await, [NotStarted]);
+        assert_eq!(w.starts(), 0);
+        e.shut_down().await;
+    }
+}
+
+/// Else a grant that had looked before the word could be made after the word was answered with yes.
+#[tokio::test]
+async fn locks_and_revocations_wait_for_grants_under_way() {
     for db in databases().await {
         let w = World::new(db, 1, 1).await;
-        let mut grant = w.store.write().await.expect("begins");
-        assert!(hosts::locks_at_grant(&mut grant).await.expect("reads").is_empty());
-        let store = w.store.clone();
-        let mut locking = tokio::spawn(async move { lock_in(&store, "h0").await });
-        let early = tokio::time::timeout(Duration::from_millis(300), &mut locking).await;
-        assert!(early.is_err(), "it did not wait");
-        grant.commit().await.expect("commits");
-        tokio::time::timeout(SOON, locking).await.expect("it goes on").expect("it locks");
+        for revokes in [false, true] {
+            let mut grant = w.store.write().await.expect("begins");
+            words::of_work(&mut grant, WorkId(uuid::Uuid::now_v7())).await.expect("reads");
+            let (store, agent) = (w.store.clone(), w.agent(0).id);
+            let mut word = tokio::spawn(async move {
+                match revokes {
+                    true => revoke_in(&store, agent).await,
+                    false => lock_in(&store, "h0").await,
+                }
+            });
+            let early = tokio::time::timeout(Duration::from_millis(300), &mut word).await;
+            assert!(early.is_err(), "it did not wait");
+            grant.commit().await.expect("commits");
+            tokio::time::timeout(SOON, word).await.expect("it goes on").expect("it is said");
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod amend;
 mod cost;
 mod holds;
 mod marks;
+mod meanwhile;
 mod ordered;
 mod overriding;
 mod planning;

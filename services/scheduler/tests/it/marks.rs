@@ -10,20 +10,23 @@ use windlass_domain::{catalog::Item, deployment::State, event::Aggregate, releas
 use windlass_store::marks::{self, Kind, Mark};
 use windlass_testkit::databases;
 
+/// What zoe says about a version of shop, in one environment or all.
+pub(crate) fn mark(kind: Kind, version: &str, environment: Option<&str>) -> Mark {
+    Mark {
+        project: "shop".into(),
+        environment: environment.map(Into::into),
+        kind,
+        version: version.into(),
+        by: "zoe".into(),
+        reason: "breaks the till".into(),
+        at: Utc::now(),
+    }
+}
+
 impl World {
-    /// zoe marks a version of shop, in one environment or all.
     pub(crate) async fn mark(&self, kind: Kind, version: &str, environment: Option<&str>) {
-        let mark = Mark {
-            project: "shop".into(),
-            environment: environment.map(Into::into),
-            kind,
-            version: version.into(),
-            by: "zoe".into(),
-            reason: "breaks the till".into(),
-            at: Utc::now(),
-        };
         let mut tx = self.store().write().await.expect("tx");
-        marks::set(&mut tx, &mark).await.expect("set");
+        marks::set(&mut tx, &mark(kind, version, environment)).await.expect("set");
         tx.commit().await.expect("commit");
     }
 

@@ -1,6 +1,6 @@
 //! Approvals that waited in the queue while their maker lost the right to give them.
 
-use crate::{approve, world::World};
+use crate::{approve, meanwhile::beside, world::World};
 use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 use windlass_contracts::command::{CommandOutcome, Verb};
@@ -10,6 +10,7 @@ use windlass_domain::{
     ids::{DeploymentId, TokenId},
 };
 use windlass_store::{
+    latches::{self, Latch},
     sql,
     tokens::{self, Token},
 };
@@ -97,6 +98,24 @@ async fn an_approval_counts_only_while_its_maker_may_give_it() {
         assert!(o.accepted, "{o:?}");
         w.until(id, State::Running).await;
         assert_eq!(w.stored_approvals().await, 1);
+        w.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_approval_is_taken_past_a_right_that_is_being_taken_away() {
+    for db in databases().await {
+        let w = World::start(db, &["h1"], 1).await;
+        let one = w.artifact("1.0.0").await;
+        let (id, _) = w.request("person:ann", one).await;
+        let digest = w.until(id, State::AwaitingApproval).await.plan_digest;
+        let token = w.token(|_| {}).await;
+        let mut tx = w.store().write().await.expect("tx");
+        latches::take(&mut tx, Latch::Access).await.expect("takes");
+        assert!(tokens::revoke(&mut tx, token, Utc::now()).await.expect("revokes"));
+        let o = beside(tx, w.decide_with(id, &digest, token)).await;
+        assert_eq!((o.accepted, o.code.as_str()), (false, "not_asked"), "{o:?}");
+        assert_eq!(w.stored_approvals().await, 0);
         w.stop().await;
     }
 }

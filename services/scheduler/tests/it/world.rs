@@ -30,7 +30,7 @@ use windlass_store::{
 };
 use windlass_testkit::{Db, Nats, eventually, nats, temp_dir};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
     pub(crate) nats: Nats,
