@@ -197,7 +197,7 @@ async fn handle(
     let asked = Instant::now();
     let body = read(req, payload, limit).await?;
     let (who, found) = match who {
-        Some(_) if asked.elapsed() > AT_ONCE => admit_again(&route, req, &state, &params).await?,
+        Some(_) if !body.is_empty() && asked.elapsed() > AT_ONCE => admit_again(&route, req, &state, &params).await?,
         who => (who, found),
     };
     let headers = req.headers().clone();

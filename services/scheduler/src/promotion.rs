@@ -19,12 +19,12 @@ use windlass_domain::{
     deployment::Deployment,
     event::Severity,
     ids::{ArtifactId, CommandId, DeploymentId},
-    promotion::{self, Passed},
+    promotion::{self, Missing, Passed},
     release::{Release, ReleaseKind},
 };
 use windlass_store::{Store, Tx, artifacts, catalog, deployments, promotions};
 
-/// Whether this artifact may go to this environment; the refusal's text says what is missing.
+/// Whether this artifact may go to this environment, or what is missing.
 pub(crate) async fn check(
     tx: &mut Tx,
     project: &str,
@@ -32,7 +32,7 @@ pub(crate) async fn check(
     kind: ReleaseKind,
     artifact: ArtifactId,
     at: Timestamp,
-) -> Result<Result<Passed, String>, Error> {
+) -> Result<Result<Passed, Box<Missing>>, Error> {
     // What is not there is refused by the planner, with its own words.
     let Some(to) = environment_of(tx, project, environment).await? else { return Ok(Ok(Passed::NotAsked)) };
     if to.promote_from.is_empty() || kind == ReleaseKind::Rollback {
@@ -42,7 +42,7 @@ pub(crate) async fn check(
     let policies = policies_of(tx, &to).await?;
     let skips = policies.iter().any(|p| p.hotfix_skips_promotion);
     let verified = promotions::of_digest(tx, project, &a.digest).await?;
-    Ok(promotion::check(&to, kind, skips, &a.version, &a.digest, &verified, at).map_err(|m| m.to_string()))
+    Ok(promotion::check(&to, kind, skips, &a.version, &a.digest, &verified, at))
 }
 
 async fn environment_of(tx: &mut Tx, project: &str, name: &str) -> Result<Option<Environment>, Error> {
@@ -84,6 +84,9 @@ pub(crate) async fn verified(change: &mut Change, d: &Deployment, release: &Rele
     promotions::verify(&mut change.tx, &d.project, &proof).await?;
     let payload = json!({ "digest": a.digest, "version": a.version });
     change.event(d, "deployment.verified", Severity::Info, payload).await?;
+    if promotions::wake(&mut change.tx, &d.project, &a.digest, change.now).await? {
+        change.rings.push(Ring::Promotions);
+    }
     let Some(from) = environment_of(&mut change.tx, &d.project, &d.environment).await? else { return Ok(()) };
     for p in policies_of(&mut change.tx, &from).await? {
         for name in p.on_verified.iter().filter(|n| **n != d.environment) {
@@ -120,7 +123,14 @@ pub(crate) async fn may_start(change: &mut Change, d: &Deployment) -> Result<Res
     let release = deployments::release(&mut change.tx, d.release).await?.ok_or(Error::Missing("release"))?;
     let now = change.now;
     let asked = check(&mut change.tx, &d.project, &d.environment, d.kind, release.artifact, now).await?;
-    Ok(asked.map(|_| ()))
+    Ok(asked.map(|_| ()).map_err(|m| m.to_string()))
+}
+
+/// Whether the policy that asked for a promotion asks for it still: a person may have taken it away while the promotion waited.
+async fn is_still_asked(tx: &mut Tx, p: &promotions::Promotion) -> Result<bool, Error> {
+    let Some(from) = environment_of(tx, &p.project, &p.from).await? else { return Ok(false) };
+    let asks = |policy: &Policy| policy.name == p.policy && policy.on_verified.contains(&p.environment);
+    Ok(policies_of(tx, &from).await?.iter().any(asks))
 }
 
 /// Requests the oldest promotion whose time has come; `None` when there is none. Approvals, locks and everything else are
@@ -153,10 +163,23 @@ pub(crate) async fn next(store: &Store) -> Result<Option<Vec<Ring>>, Error> {
         created_at: now,
         trace: None,
     };
-    let prepared = request::prepare(&mut read, &command, &ask).await?;
+    let asked = is_still_asked(&mut read, &p).await?;
+    let missing = check(&mut read, &p.project, &p.environment, ask.kind, p.artifact, now).await?.err();
+    let prepared = match (asked, &missing) {
+        (false, _) => Err(("policy_changed", format!("policy {} does not ask for it any more", p.policy))),
+        (true, Some(m)) => Err(("not_verified", m.to_string())),
+        (true, None) => request::prepare(&mut read, &command, &ask).await?,
+    };
     drop(read);
     let mut change = Change::begin(store, Cause { actor: command.actor.clone(), trace: None }).await?;
     match prepared {
+        // The time that it must have been good for was made longer; or not all that must have verified it have.
+        Err(_) if asked && let Some(Missing::TooSoon { until, .. }) = missing.as_deref() => {
+            promotions::postpone(&mut change.tx, &p, *until).await?;
+        }
+        Err((_, reason)) if asked && missing.is_some() => {
+            promotions::settle(&mut change.tx, &p, "waiting", &reason).await?;
+        }
         Ok(prepared) => {
             promotions::settle(&mut change.tx, &p, "requested", "").await?;
             request::insert(&mut change, &command, &ask, &prepared, None).await?;

@@ -106,7 +106,7 @@ pub(crate) async fn prepare(tx: &mut Tx, command: &Command, r: &Request) -> Resu
     let asked = promotion::check(tx, &command.project, &r.environment, r.kind, r.artifact, at).await?;
     let passed = match asked {
         Ok(p) => p,
-        Err(missing) => return Ok(Err(("not_verified", missing))),
+        Err(missing) => return Ok(Err(("not_verified", missing.to_string()))),
     };
     let by = person(&command.actor);
     let ask = Ask {

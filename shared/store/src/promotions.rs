@@ -97,8 +97,8 @@ pub async fn withdraw(
     .bind(reason)
     .execute(tx)
     .await?;
-    // A promotion that waits for its time was asked for by what is taken back now.
-    sql("DELETE FROM promotions WHERE state = 'due' AND EXISTS (SELECT 1 FROM verified v WHERE v.project = promotions.project
+    // A promotion that waits was asked for by what is taken back now.
+    sql("DELETE FROM promotions WHERE state IN ('due', 'waiting') AND EXISTS (SELECT 1 FROM verified v WHERE v.project = promotions.project
            AND v.environment = promotions.from_environment AND v.digest = promotions.digest AND v.deployment_id = $1)")
         .bind(deployment)
         .execute(tx)
@@ -176,6 +176,28 @@ pub async fn ask(tx: &mut Tx, p: &Promotion, now: Timestamp) -> Result<bool, Err
     Ok(n == 1)
 }
 
+/// Leaves a promotion to a later time. [`Error::Conflict`]: another process has settled it, or it was taken back.
+pub async fn postpone(tx: &mut Tx, p: &Promotion, until: Timestamp) -> Result<(), Error> {
+    sql("UPDATE promotions SET due_at = $4 WHERE project = $1 AND environment = $2 AND digest = $3 AND state = 'due'")
+        .bind(&p.project)
+        .bind(&p.environment)
+        .bind(&p.digest)
+        .bind(until)
+        .execute_one(tx)
+        .await
+}
+
+/// A digest was verified somewhere: what waits for that is due. True: something was.
+pub async fn wake(tx: &mut Tx, project: &str, digest: &str, now: Timestamp) -> Result<bool, Error> {
+    let n = sql("UPDATE promotions SET state = 'due', reason = '', due_at = $3 WHERE project = $1 AND digest = $2 AND state = 'waiting'")
+        .bind(project)
+        .bind(digest)
+        .bind(now)
+        .execute(tx)
+        .await?;
+    Ok(n > 0)
+}
+
 /// Those whose time has come.
 pub async fn due(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<Promotion>, Error> {
     let rows: Vec<PromotionRow> =
@@ -200,8 +222,8 @@ pub async fn due(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<Promotio
         .collect())
 }
 
-/// Settles a promotion: `requested`, or `refused` with the reason. [`Error::Conflict`]: another process has, or it was
-/// taken back.
+/// Settles a promotion: `requested`, or `refused` with the reason; or leaves it `waiting` for the proof that the reason names.
+/// [`Error::Conflict`]: another process has settled it, or it was taken back.
 pub async fn settle(tx: &mut Tx, p: &Promotion, state: &str, reason: &str) -> Result<(), Error> {
     sql("UPDATE promotions SET state = $4, reason = $5 WHERE project = $1 AND environment = $2 AND digest = $3 AND state = 'due'")
         .bind(&p.project)

@@ -1,15 +1,7 @@
 //! Holds: after a rollback nothing is released by itself until a person lets it.
 
-use crate::{
-    ordered::{environment, request},
-    world::World,
-};
-use windlass_domain::{
-    catalog::{Environment, Item, Policy, PolicyMatch},
-    deployment::State,
-    event::Aggregate,
-    release::ReleaseKind,
-};
+use crate::{ordered::request, world::World};
+use windlass_domain::{deployment::State, event::Aggregate, release::ReleaseKind};
 use windlass_store::{artifacts, marks};
 use windlass_testkit::databases;
 
@@ -93,14 +85,7 @@ async fn what_a_hook_asked_for_before_does_not_follow_the_rollback() {
 async fn promotions_are_refused_where_it_is_held() {
     for db in databases().await {
         let w = World::start(db, &["h1"], 0).await;
-        w.save(Item::Environment(Environment {
-            promote_from: vec!["beta".into()],
-            ..environment("shop", "online", "h1")
-        }))
-        .await;
-        let matches = PolicyMatch { environments: vec!["beta".into()], ..PolicyMatch::default() };
-        let policy = Policy { name: "on".into(), matches, on_verified: vec!["online".into()], ..Policy::default() };
-        w.save(Item::Policy(policy)).await;
+        w.asked_for_by_beta(&["beta"], None).await;
         let mut tx = w.store().write().await.expect("tx");
         let hold = marks::Hold {
             project: "shop".into(),
@@ -114,18 +99,8 @@ async fn promotions_are_refused_where_it_is_held() {
         tx.commit().await.expect("commit");
         let one = w.built("shop", "1.0.0").await;
         w.released("shop", "beta", one).await;
-        let refused = windlass_testkit::eventually(std::time::Duration::from_secs(20), "the refusal", async || {
-            let mut tx = w.store().read().await.expect("read");
-            let rows: Vec<(String, String)> =
-                windlass_store::sql("SELECT state, reason FROM promotions WHERE state <> 'due'")
-                    .fetch_all(&mut tx)
-                    .await
-                    .expect("reads");
-            rows.into_iter().next()
-        })
-        .await;
-        assert_eq!(refused.0, "refused");
-        assert!(refused.1.contains("stock-taking") && refused.1.contains("zoe"), "{}", refused.1);
+        let (_, reason) = w.promotion("refused").await;
+        assert!(reason.contains("stock-taking") && reason.contains("zoe"), "{reason}");
         assert!(w.in_environment("shop", "online").await.is_empty());
         let (id, o) = w.ask_for("shop", request("online", one, ReleaseKind::Normal, "by hand")).await;
         assert!(o.accepted, "{o:?}");

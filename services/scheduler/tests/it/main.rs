@@ -8,6 +8,7 @@ mod meanwhile;
 mod ordered;
 mod overriding;
 mod planning;
+mod promotions;
 mod reopen;
 mod rights;
 mod rollback;
