@@ -42,7 +42,7 @@ def agents(n, base, a, ssh):
         theirs = [base / "ssh" / f"host-{i}" for i in range(n)]
         for r in ours:
             (pathlib.Path(r) / "shared").mkdir(parents=True, exist_ok=True)
-        mine, plain = [], []
+        mine, plain, idle = [], [], fleet.idle()
         for i in range(1 if n >= MANY else ROUNDS):
             version = f"1.{i}.0"
             package, digest = pack(base, version)
@@ -51,6 +51,8 @@ def agents(n, base, a, ssh):
             used = busy()
             row = fleet.release(version, f"{url}/{package.name}", f"sha256:{digest}", package.stat().st_size)
             row["machine_cpu"] = busy() - used
+            # What the agents' heartbeats cost meanwhile is no cost of the release.
+            row["release_cpu"] = row["control_cpu"] - idle * row["wall"]
             verify(ours, version)
             mine.append(row)
         latencies = []
@@ -178,7 +180,7 @@ def main():
                     ratios[n] = median(mine, "wall") / yardstick
                     judge(f"{n} agents: wall against OpenSSH", ratios[n], "x", 0.55)
                 if n >= 127:  # below that, what a release costs by itself outweighs its hosts
-                    judge(f"{n} agents: controller CPU a host", median(mine, "control_cpu") / n * 1000, "ms", 5)
+                    judge(f"{n} agents: controller CPU a host, without heartbeats", median(mine, "release_cpu") / n * 1000, "ms", 5)
                 if n == 127:
                     judge(f"{n} agents: memory of the control plane", max(r["own_peak"] for r in mine), "MiB", 150)
                 if a.ssh and ssh and n < MANY:

@@ -174,6 +174,12 @@ class Fleet:
         """MiB of the control plane and of its broker."""
         return memory(self.pid, key), sum(memory(p, key) for p in self.control if p != self.pid)
 
+    def idle(self, seconds=4):
+        """CPU seconds a second of the control plane while nothing is released: heartbeats, mostly."""
+        before = self.used()
+        time.sleep(seconds)
+        return (self.used() - before) / seconds
+
     def release(self, version, url, digest, size, hosts=()):
         """One release; what it took."""
         self.call("POST", "/projects/bench/artifacts", {"version": version, "url": url, "digest": digest, "size": size})

@@ -43,6 +43,8 @@ GRANT SELECT (id, person, scopes, project, expires_at, revoked_at) ON tokens TO 
 GRANT INSERT, UPDATE, DELETE ON people, grants, tokens, catalog, catalog_revisions, secrets, artifacts, intake, commands, idempotency,
   enroll_tokens, agents, host_locks, control_keys, plugin_callbacks, sources, holds, marks TO windlass_api;
 GRANT INSERT ON command_queue, notification_retries TO windlass_api;
+-- Marks and holds wait for what is being started: behind the row of the environment's lock, which may have to be made.
+GRANT INSERT, UPDATE (taken_at) ON locks TO windlass_api;
 -- Diagnosis expires the claim of an executor that is gone.
 GRANT UPDATE ON work_claims TO windlass_api;
 

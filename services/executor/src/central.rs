@@ -63,7 +63,7 @@ pub(crate) async fn drive(
     bell: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), Stop> {
-    let control = Control::of(&claim);
+    let control = Control::default();
     let (shared, claim, step) = (&shared, &claim, &step);
     let run = || Box::pin(async { Ok(execute(shared, claim, step, &control).await) });
     let settle = |done: Done| async move { settle(shared, claim, step, &done).await };
@@ -96,7 +96,7 @@ async fn settle(shared: &Shared, claim: &Claim, step: &CentralWork, done: &Done)
 /// With everything filled in that the step refers to, and all that comes back masked.
 async fn execute(shared: &Shared, claim: &Claim, step: &CentralWork, control: &Control) -> Result<Done, Error> {
     let work = &claim.work;
-    single::until_it_may_begin(shared, work.id, control).await?;
+    single::until_it_may_begin(shared, claim, control).await?;
     let view = match shared.plans.get(&shared.ctx.store, work.deployment, &work.plan_digest).await? {
         Ok(view) => view,
         Err(problem) => return Ok(failed_as(FailureClass::Refused, problem.to_string())),
@@ -106,8 +106,9 @@ async fn execute(shared: &Shared, claim: &Claim, step: &CentralWork, control: &C
         Err(problem) => return Ok(failed_as(FailureClass::Refused, problem.to_string())),
     };
     // Only a plugin may have something under way that is to be cancelled there.
-    if control.abort.is_cancelled() && !(control.has_begun() && action.starts_with(plugin::PREFIX)) {
-        let how = if control.has_begun() { "stopped" } else { "not started" };
+    let begun = control.has_begun() || claim.takeover;
+    if control.abort.is_cancelled() && !(begun && action.starts_with(plugin::PREFIX)) {
+        let how = if begun { "stopped" } else { "not started" };
         return Ok(failed_as(FailureClass::Stopped, format!("{how}: the deployment was aborted")));
     }
     let (with, masker) = match secrets::fill(shared, work, step, with).await? {

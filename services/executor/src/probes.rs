@@ -45,11 +45,11 @@ pub(crate) async fn drive(
     bell: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), Stop> {
-    let control = Control::of_a_look();
+    let control = Control::default();
     let (shared, claim, probe) = (&shared, &claim, &probe);
     let run = || {
         Box::pin(async {
-            if let Err(error) = single::until_it_may_begin(shared, claim.work.id, &control).await {
+            if let Err(error) = single::heed_abort(shared, claim.work.id, &control).await {
                 return Ok(Err(error));
             }
             // What runs on hosts is ended first when the deployment is aborted.

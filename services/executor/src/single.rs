@@ -25,46 +25,43 @@ pub(crate) struct Control {
     pub(crate) abort: CancellationToken,
     /// There may be something new for the work in the database.
     pub(crate) wake: Notify,
-    /// It was let begin, here or, as far as anybody knows, by an executor before this one.
+    /// It was let begin.
     begun: AtomicBool,
 }
 
 impl Control {
-    /// Of a work that was taken over it is not known whether it has begun.
-    pub(crate) fn of(claim: &Claim) -> Control {
-        Control { begun: AtomicBool::new(claim.takeover), ..Control::default() }
-    }
-
-    /// Of what a pause does not hold up: it only looks.
-    pub(crate) fn of_a_look() -> Control {
-        Control { begun: AtomicBool::new(true), ..Control::default() }
-    }
-
     pub(crate) fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
 }
 
-/// Waits until the work may begin, or go on after a takeover, which a pause does not hold up. Returns with `abort` cancelled when
-/// the deployment was aborted: however long nobody took the work, nothing of it begins after that.
-pub(crate) async fn until_it_may_begin(shared: &Shared, work: WorkId, control: &Control) -> Result<(), Error> {
+/// Waits until the work may begin; what has begun under an executor before this one goes on in a pause. Returns with `abort`
+/// cancelled when the deployment was aborted: however long nobody took the work, nothing of it begins after that.
+pub(crate) async fn until_it_may_begin(shared: &Shared, claim: &Claim, control: &Control) -> Result<(), Error> {
     loop {
-        match works::desired_now(&mut shared.ctx.store.read().await?, work).await? {
-            Some(Desired::Abort) => {
-                control.abort.cancel();
-                return Ok(());
-            }
-            Some(Desired::Hold) if !control.has_begun() => {}
-            Some(Desired::Hold | Desired::Run) | None => {
-                control.begun.store(true, Ordering::Relaxed);
-                return Ok(());
-            }
+        let mut tx = shared.ctx.store.write().await?;
+        let (desired, begun) = works::begin(&mut tx, claim.work.id, claim.epoch).await?;
+        tx.commit().await?;
+        control.begun.store(begun, Ordering::Relaxed);
+        if desired == Desired::Abort {
+            control.abort.cancel();
+        }
+        if begun || desired == Desired::Abort {
+            return Ok(());
         }
         tokio::select! {
             () = control.wake.notified() => {}
             () = tokio::time::sleep(shared.ctx.settings.poll_s.get()) => {}
         }
     }
+}
+
+/// Cancels `abort` where the deployment was aborted before anybody looked.
+pub(crate) async fn heed_abort(shared: &Shared, work: WorkId, control: &Control) -> Result<(), Error> {
+    if works::desired_now(&mut shared.ctx.store.read().await?, work).await? == Some(Desired::Abort) {
+        control.abort.cancel();
+    }
+    Ok(())
 }
 
 /// Runs `run` to its end, again where the database failed it, and stores what came of it with `settle`. Ends early when

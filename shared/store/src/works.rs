@@ -360,6 +360,21 @@ pub async fn lock_claimed(tx: &mut Tx, work: WorkId, epoch: u64) -> Result<Desir
     text.ok_or(Error::Conflict).and_then(|t| desired(&t))
 }
 
+/// Lets a work begin where it is wanted to run, and writes that down: what is wanted of it, and whether it has begun, now or before.
+/// An abort or a pause that committed before is seen, one that comes later waits for this transaction. [`Error::Conflict`]: the
+/// claim is lost.
+pub async fn begin(tx: &mut Tx, work: WorkId, epoch: u64) -> Result<(Desired, bool), Error> {
+    let desired = lock_claimed(tx, work, epoch).await?;
+    let begun: Option<bool> =
+        sql("SELECT begun_at IS NOT NULL FROM work_claims WHERE work_id = $1").bind(work).fetch_scalar(tx).await?;
+    let begun = begun.unwrap_or(false);
+    if desired == Desired::Run && !begun {
+        let now = tx.now().await?;
+        sql("UPDATE work_claims SET begun_at = $2 WHERE work_id = $1").bind(work).bind(now).execute_one(tx).await?;
+    }
+    Ok((desired, begun || desired == Desired::Run))
+}
+
 /// What is wanted of these works now, without a lock.
 pub async fn desired_now(tx: &mut Tx, work: WorkId) -> Result<Option<Desired>, Error> {
     let text: Option<String> = sql("SELECT desired FROM works WHERE id = $1").bind(work).fetch_scalar(tx).await?;

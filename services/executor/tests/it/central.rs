@@ -200,6 +200,11 @@ async fn a_step_that_nobody_had_taken_does_not_begin_past_an_abort_or_a_pause() 
         .await;
         let early = tokio::time::timeout(Duration::from_millis(1_000), w.result(held, 1)).await;
         assert!(early.is_err() && asked.lock().expect("lock").is_empty(), "it began under a pause");
+        // Nor does it with the next executor.
+        e.shut_down().await;
+        let e = w.executor().await;
+        let early = tokio::time::timeout(Duration::from_millis(1_000), w.result(held, 1)).await;
+        assert!(early.is_err() && asked.lock().expect("lock").is_empty(), "it began under a pause, taken over");
         w.hold(held, false).await;
         let WorkResult::Central { succeeded, .. } = w.result(held, 1).await else { panic!("central") };
         assert!(succeeded && asked.lock().expect("lock").len() == 1);

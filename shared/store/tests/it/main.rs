@@ -5,6 +5,7 @@ mod facade;
 mod marks;
 mod pins;
 mod retention;
+mod roles;
 mod rows;
 mod schema;
 mod statements;
