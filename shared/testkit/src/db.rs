@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+const ROLES: &str = include_str!("../../../ops/postgres/roles.sql");
+
 /// An empty database of the test's own.
 #[derive(Debug)]
 pub struct Db {
@@ -57,6 +59,21 @@ impl Db {
     /// What the store opens.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What a service opens: on PostgreSQL with the rights of its role (`ops/postgres/roles.sql`) and no others. The schema must be
+    /// there already.
+    pub async fn url_of(&self, service: &str) -> String {
+        if self.kind == "sqlite" {
+            return self.url.clone();
+        }
+        // Roles belong to the server, not to the database.
+        static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let _turn = ONE.lock().await;
+        let mut c = PgConnection::connect(&self.url).await.expect("connects");
+        sqlx::raw_sql(ROLES).execute(&mut c).await.expect("the roles are given their rights");
+        let _ = c.close().await;
+        format!("{}?options[role]=windlass_{service}", self.url)
     }
 
     /// `sqlite` or `postgres`.

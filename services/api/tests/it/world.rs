@@ -21,7 +21,7 @@ use windlass_domain::{
     release::ReleaseKind,
 };
 use windlass_runtime::{Health, Settings};
-use windlass_store::{decisions, deployments, sql};
+use windlass_store::{Store, decisions, deployments, sql};
 use windlass_testkit::{Db, Nats, eventually, nats, temp_dir};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -136,6 +136,10 @@ impl World {
         let base = format!("http://{}", listener.local_addr().expect("address"));
         // As another process: leases tell processes apart by their owner.
         let mut ctx = self.ctx.for_service();
+        // SQLite has no roles, and one writer, which is shared.
+        if self.db.kind() == "postgres" {
+            ctx.store = Store::open(&self.db.url_of("api").await).await.expect("opens with its own rights");
+        }
         ctx.owner = uuid::Uuid::now_v7().to_string();
         self.apis.push(tokio::spawn(async move { windlass_api::run_on(ctx, listener).await.expect("ends well") }));
         windlass_testkit::wait_http(&format!("{base}/healthz")).await;

@@ -32,7 +32,7 @@ pub(crate) struct World {
     pub(crate) client: async_nats::Client,
     pub(crate) control: KeyPair,
     agent_tasks: JoinSet<()>,
-    _db: Db,
+    db: Db,
     _dir: tempfile::TempDir,
 }
 
@@ -235,7 +235,7 @@ impl World {
             client,
             control,
             agent_tasks: JoinSet::new(),
-            _db: db,
+            db,
             _dir: dir,
         };
         for i in 0..with_agents {
@@ -284,6 +284,7 @@ impl World {
     pub(crate) async fn executor_with(&self, change: impl FnOnce(&mut Settings)) -> Executor {
         let mut settings = (*self.settings).clone();
         change(&mut settings);
+        settings.database.url = Some(self.db.url_of("executor").await);
         let stop = CancellationToken::new();
         let ctx = Context::open(Arc::new(settings), Health::new(), stop.clone()).await.expect("context");
         let task = tokio::spawn(windlass_executor::run(ctx.clone()));

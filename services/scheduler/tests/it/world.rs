@@ -24,7 +24,7 @@ use windlass_domain::{
 };
 use windlass_runtime::{Health, Settings};
 use windlass_store::{
-    Tx, artifacts, catalog, commands, deployments,
+    Store, Tx, artifacts, catalog, commands, deployments,
     people::{self, Person},
     works,
 };
@@ -38,7 +38,7 @@ pub(crate) struct World {
     shutdown: CancellationToken,
     schedulers: Vec<JoinHandle<()>>,
     _dir: tempfile::TempDir,
-    _db: Db,
+    db: Db,
 }
 
 /// What a rollback may be asked for besides.
@@ -59,7 +59,7 @@ impl World {
         settings.poll_s = Duration::from_millis(300).into();
         let shutdown = CancellationToken::new();
         let ctx = Context::open(Arc::new(settings), Health::new(), shutdown.clone()).await.expect("context");
-        let mut w = World { nats, ctx, shutdown, schedulers: vec![], _dir: dir, _db: db };
+        let mut w = World { nats, ctx, shutdown, schedulers: vec![], _dir: dir, db };
         w.catalog(hosts, quorum).await;
         for name in ["ann", "bob", "olga", "zoe"] {
             w.person(name, Role::Admin, false).await;
@@ -85,7 +85,11 @@ impl World {
 
     /// Another one of the same.
     pub(crate) async fn second_scheduler(&mut self) {
-        let ctx = self.ctx.for_service();
+        let mut ctx = self.ctx.for_service();
+        // SQLite has no roles, and one writer, which is shared.
+        if self.db.kind() == "postgres" {
+            ctx.store = Store::open(&self.db.url_of("scheduler").await).await.expect("opens with its own rights");
+        }
         self.schedulers.push(tokio::spawn(async move {
             windlass_scheduler::run(ctx).await.expect("ends well");
         }));

@@ -12,10 +12,8 @@ use windlass_store::{
 };
 use windlass_testkit::Db;
 
-const ROLES: &str = include_str!("../../../../ops/postgres/roles.sql");
-
-async fn as_role(db: &Db, role: &str) -> Store {
-    Store::open(&format!("{}?options[role]={role}", db.url())).await.expect("opens with few rights")
+async fn of(db: &Db, service: &str) -> Store {
+    Store::open(&db.url_of(service).await).await.expect("opens with few rights")
 }
 
 fn denied(e: &Error) -> bool {
@@ -26,10 +24,7 @@ fn denied(e: &Error) -> bool {
 async fn every_service_may_lock_what_it_decides_by() {
     let db = Db::postgres().await;
     Store::open(db.url()).await.expect("the schema").close().await;
-    let owner = sqlx::PgPool::connect(db.url()).await.expect("connects");
-    sqlx::raw_sql(ROLES).execute(&owner).await.expect("the rights");
-
-    let api = as_role(&db, "windlass_api").await;
+    let api = of(&db, "api").await;
     let mut tx = api.write().await.expect("begins");
     let (project, environment, by, reason) = ("shop", "beta", "zoe", "stock-taking");
     let hold = Hold {
@@ -64,7 +59,7 @@ async fn every_service_may_lock_what_it_decides_by() {
     assert!(steal.as_ref().is_err_and(denied), "{steal:?}");
     drop(tx);
 
-    let scheduler = as_role(&db, "windlass_scheduler").await;
+    let scheduler = of(&db, "scheduler").await;
     let mut tx = scheduler.write().await.expect("begins");
     for latch in [Latch::Catalog, Latch::Access] {
         latches::share(&mut tx, latch).await.expect("shares");
@@ -74,7 +69,7 @@ async fn every_service_may_lock_what_it_decides_by() {
     promotions::of_digest(&mut tx, project, "sha256:aa").await.expect("reads proofs that stay");
     tx.commit().await.expect("commits");
 
-    let executor = as_role(&db, "windlass_executor").await;
+    let executor = of(&db, "executor").await;
     let mut tx = executor.write().await.expect("begins");
     let heard = words::of_work(&mut tx, WorkId(Uuid::now_v7())).await.expect("hears");
     assert!(heard.locks.contains_key("h1"));
