@@ -133,10 +133,21 @@ def p8_audit(e, t):
     t.row("P8", "audit trails that do not verify", [] if e.world["audit"]["verify"] == 0 else [e.world["audit"]], 1)
 
 
+def was_taken(e, h):
+    """An approval that had to be refused. 202 says that nobody had decided yet: then the deployment's approvals tell."""
+    if h["result"] != "ok" or h["status"] != 202:
+        return h["result"] == "ok"
+    d = e.by_id.get(h["deployment"], {})
+    if "given" not in d:
+        return True
+    own = h["op"] == "approve_own"
+    return any(a["person"] == d["requested_by"] if own else a["plan_digest"] == h["digest"] for a in d["given"])
+
+
 def p10_approvals(e, t):
     """What needs an approval has one of its plan, by somebody else than who asked; others were refused."""
     tried = [h for h in e.notes("approve_other", "approve_own") if h["result"] in ("ok", "no")]
-    t.row("P10", "approvals of another plan or of one's own taken", [h for h in tried if h["result"] == "ok"], len(tried))
+    t.row("P10", "approvals of another plan or of one's own taken", [h for h in tried if was_taken(e, h)], len(tried))
     ran = [d for d in e.deployments if "given" in d and any(True for _ in e.step_starts(d))]
     bare = [d["id"] for d in ran if not any(a["decision"] == "approve" and a["plan_digest"] == d["plan_digest"]
                                             and a["person"] != d["requested_by"] for a in d["given"])]

@@ -79,7 +79,7 @@ def forged(e):
 
 def swapped(e):
     h = first(e.notes("approve_other"), "nobody who approved another plan")
-    h["result"] = "ok"
+    h["result"], h["status"] = "ok", 200
 
 
 def unapproved(e):

@@ -314,7 +314,7 @@ class Client(threading.Thread):
         """Approvals that must not be taken: of another plan than this, and by whoever asked for it."""
         other = digest[:-4] + ("0000" if digest[-4:] != "0000" else "1111")
         self.work.call("POST", f"/deployments/{id_}/approve", {"digest": other}, self.work.approver, patience=20, op="approve_other",
-                       deployment=id_)
+                       deployment=id_, digest=other)
         self.work.call("POST", f"/deployments/{id_}/approve", {"digest": digest}, patience=20, op="approve_own", deployment=id_)
 
     def package(self, version):
