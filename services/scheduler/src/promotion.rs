@@ -81,12 +81,13 @@ pub(crate) async fn verified(change: &mut Change, d: &Deployment, release: &Rele
         at: change.now,
         withdrawn: None,
     };
-    promotions::verify(&mut change.tx, &d.project, &proof).await?;
-    let payload = json!({ "digest": a.digest, "version": a.version });
-    change.event(d, "deployment.verified", Severity::Info, payload).await?;
+    // Promotions before proofs: who leaves one waiting locks them in this order too.
     if promotions::wake(&mut change.tx, &d.project, &a.digest, change.now).await? {
         change.rings.push(Ring::Promotions);
     }
+    promotions::verify(&mut change.tx, &d.project, &proof).await?;
+    let payload = json!({ "digest": a.digest, "version": a.version });
+    change.event(d, "deployment.verified", Severity::Info, payload).await?;
     let Some(from) = environment_of(&mut change.tx, &d.project, &d.environment).await? else { return Ok(()) };
     for p in policies_of(&mut change.tx, &from).await? {
         for name in p.on_verified.iter().filter(|n| **n != d.environment) {
@@ -172,6 +173,12 @@ pub(crate) async fn next(store: &Store) -> Result<Option<Vec<Ring>>, Error> {
     };
     drop(read);
     let mut change = Change::begin(store, Cause { actor: command.actor.clone(), trace: None }).await?;
+    // A proof may have come since: behind the row it is seen, or waits, and then wakes what is left waiting here.
+    let is_due = promotions::lock_due(&mut change.tx, &p).await?;
+    let now_missing = check(&mut change.tx, &p.project, &p.environment, ask.kind, p.artifact, now).await?.err();
+    if !is_due || missing.is_some() && now_missing.is_none() {
+        return Ok(Some(vec![Ring::Promotions]));
+    }
     match prepared {
         // The time that it must have been good for was made longer; or not all that must have verified it have.
         Err(_) if asked && let Some(Missing::TooSoon { until, .. }) = missing.as_deref() => {

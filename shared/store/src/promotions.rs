@@ -89,6 +89,12 @@ pub async fn withdraw(
     reason: &str,
     now: Timestamp,
 ) -> Result<bool, Error> {
+    // A promotion that waits was asked for by what is taken back now.
+    sql("DELETE FROM promotions WHERE state IN ('due', 'waiting') AND EXISTS (SELECT 1 FROM verified v WHERE v.project = promotions.project
+           AND v.environment = promotions.from_environment AND v.digest = promotions.digest AND v.deployment_id = $1)")
+        .bind(deployment)
+        .execute(tx)
+        .await?;
     let n = sql("UPDATE verified SET withdrawn_at = $2, withdrawn_by = $3, reason = $4
          WHERE deployment_id = $1 AND withdrawn_at IS NULL")
     .bind(deployment)
@@ -97,12 +103,6 @@ pub async fn withdraw(
     .bind(reason)
     .execute(tx)
     .await?;
-    // A promotion that waits was asked for by what is taken back now.
-    sql("DELETE FROM promotions WHERE state IN ('due', 'waiting') AND EXISTS (SELECT 1 FROM verified v WHERE v.project = promotions.project
-           AND v.environment = promotions.from_environment AND v.digest = promotions.digest AND v.deployment_id = $1)")
-        .bind(deployment)
-        .execute(tx)
-        .await?;
     Ok(n > 0)
 }
 
@@ -187,14 +187,32 @@ pub async fn postpone(tx: &mut Tx, p: &Promotion, until: Timestamp) -> Result<()
         .await
 }
 
-/// A digest was verified somewhere: what waits for that is due. True: something was.
+/// Locks a promotion that is still due until the end of the transaction. False: it was settled, or taken back.
+pub async fn lock_due(tx: &mut Tx, p: &Promotion) -> Result<bool, Error> {
+    let lock = tx.for_update();
+    let found: Option<String> = sql(AssertSqlSafe(format!(
+        "SELECT state FROM promotions WHERE project = $1 AND environment = $2 AND digest = $3 AND state = 'due'{lock}"
+    )))
+    .bind(&p.project)
+    .bind(&p.environment)
+    .bind(&p.digest)
+    .fetch_scalar(tx)
+    .await?;
+    Ok(found.is_some())
+}
+
+/// A digest was verified somewhere: what waits for that is due. Those that are due are locked as well: whoever is about to let
+/// one wait has looked at the proofs behind [`lock_due`], and either sees this one or is seen. True: there are any.
 pub async fn wake(tx: &mut Tx, project: &str, digest: &str, now: Timestamp) -> Result<bool, Error> {
-    let n = sql("UPDATE promotions SET state = 'due', reason = '', due_at = $3 WHERE project = $1 AND digest = $2 AND state = 'waiting'")
-        .bind(project)
-        .bind(digest)
-        .bind(now)
-        .execute(tx)
-        .await?;
+    let n = sql(
+        "UPDATE promotions SET due_at = CASE WHEN state = 'waiting' THEN $3 ELSE due_at END, state = 'due', reason = ''
+         WHERE project = $1 AND digest = $2 AND state IN ('due', 'waiting')",
+    )
+    .bind(project)
+    .bind(digest)
+    .bind(now)
+    .execute(tx)
+    .await?;
     Ok(n > 0)
 }
 

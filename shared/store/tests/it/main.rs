@@ -4,6 +4,7 @@ mod claims;
 mod facade;
 mod marks;
 mod pins;
+mod promotions;
 mod retention;
 mod roles;
 mod rows;
